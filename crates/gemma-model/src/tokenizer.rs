@@ -1,0 +1,131 @@
+use std::{fmt, fs, path::Path};
+
+use hooks::TokenBatch;
+use tch_ext::TensorError;
+
+use crate::{ModelError, Result};
+
+/// Text to token ids and back. BOS always comes first: Gemma is lost without it.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    bos: i64,
+    eos: i64,
+    pad: i64,
+    end_of_turn: Option<i64>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` in a model's folder.
+    ///
+    /// # Errors
+    /// The system's; [`ModelError::Tokenizer`] for a damaged file, or one without `<bos>`, `<eos>` and `<pad>`.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join("tokenizer.json");
+        let bytes = fs::read(&path).map_err(|e| TensorError::io(&path, e))?;
+        Self::from_bytes(&path.display().to_string(), &bytes)
+    }
+
+    /// As [`load`](Self::load), from memory; `file` stands for it in errors.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self> {
+        let bad = |problem: String| ModelError::Tokenizer { file: file.to_owned(), problem };
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| bad(format!("not a tokenizer: {e}")))?;
+        // A file may ask for padding or truncation; a batch here is padded by us, and a text is never cut in silence.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
+        let id = |token: &str| inner.token_to_id(token).map(i64::from);
+        let special = |token: &str| id(token).ok_or_else(|| bad(format!("has no token `{token}`")));
+        let (bos, eos, pad) = (special("<bos>")?, special("<eos>")?, special("<pad>")?);
+        let end_of_turn = id("<end_of_turn>");
+        Ok(Self { inner, bos, eos, pad, end_of_turn })
+    }
+
+    /// The id of `<bos>`.
+    pub fn bos(&self) -> i64 {
+        self.bos
+    }
+
+    /// The id of `<eos>`.
+    pub fn eos(&self) -> i64 {
+        self.eos
+    }
+
+    /// The id of `<pad>`.
+    pub fn pad(&self) -> i64 {
+        self.pad
+    }
+
+    /// The ids that never count in metrics.
+    pub fn special(&self) -> [i64; 3] {
+        [self.bos, self.eos, self.pad]
+    }
+
+    /// How many ids there are, special ones included.
+    pub fn d_vocab(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// BOS and the text's ids. A text that itself begins with `<bos>` gets no second one.
+    ///
+    /// # Errors
+    /// [`ModelError::Text`] for an empty text.
+    pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
+        let ids = self.encode_plain(text)?;
+        let bos = (ids.first() != Some(&self.bos)).then_some(self.bos);
+        let all: Vec<i64> = bos.into_iter().chain(ids).collect();
+        if all.len() < 2 { Err(ModelError::Text("the text is empty".to_owned())) } else { Ok(all) }
+    }
+
+    /// The text's ids and no BOS: for pieces of a longer text.
+    ///
+    /// # Errors
+    /// [`ModelError::Text`] with what the tokenizer says.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<i64>> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|e| ModelError::Text(e.to_string()))?;
+        Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
+    }
+
+    /// One user's turn in the template of the -it models, up to where the model answers.
+    ///
+    /// # Errors
+    /// [`ModelError::Text`] for a tokenizer without turns.
+    pub fn encode_chat(&self, message: &str) -> Result<Vec<i64>> {
+        if self.end_of_turn.is_none() {
+            return Err(ModelError::Text("this tokenizer has no `<end_of_turn>`: it is no chat model's".to_owned()));
+        }
+        self.encode(&format!("<start_of_turn>user\n{message}<end_of_turn>\n<start_of_turn>model\n"))
+    }
+
+    /// Texts as one batch, the shorter ones padded on the right.
+    ///
+    /// # Errors
+    /// [`ModelError::Text`] for an empty text; no text at all.
+    pub fn batch(&self, texts: &[impl AsRef<str>]) -> Result<TokenBatch> {
+        let rows = texts.iter().map(|text| self.encode(text.as_ref())).collect::<Result<Vec<_>>>()?;
+        Ok(TokenBatch::padded(&rows, self.pad, &self.special())?)
+    }
+
+    /// Ids to text, without special tokens.
+    ///
+    /// # Errors
+    /// [`ModelError::Text`] for ids that are none.
+    pub fn decode(&self, ids: &[i64]) -> Result<String> {
+        let ids: Option<Vec<u32>> = ids.iter().map(|&id| u32::try_from(id).ok()).collect();
+        let ids = ids.ok_or_else(|| ModelError::Text("an id is negative or too large".to_owned()))?;
+        self.inner.decode(&ids, true).map_err(|e| ModelError::Text(e.to_string()))
+    }
+
+    /// How one token reads in a table: its text, with the space that SentencePiece writes as `▁`.
+    pub fn piece(&self, id: i64) -> String {
+        let token = u32::try_from(id).ok().and_then(|id| self.inner.id_to_token(id));
+        token.map_or_else(|| format!("<{id}>"), |t| t.replace('▁', " "))
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer").field("d_vocab", &self.d_vocab()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,105 @@
+use tch::TchError;
+use tch_ext::TensorError;
+
+use crate::HookPoint;
+
+/// Whatever error a hook or a model of somebody else's may return.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What can go wrong between a model and its hooks.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HookError {
+    /// A text that names no hook point.
+    #[error("`{text}` is no hook point{}", did_you_mean(nearest))]
+    Name {
+        /// The text.
+        text: String,
+        /// The names nearest to it.
+        nearest: Vec<String>,
+    },
+    /// A site of a layer that the model does not have.
+    #[error("`{site}` is out of range: the model has layers 0 to {}", n_layers - 1)]
+    OutOfRange {
+        /// The site.
+        site: HookPoint,
+        /// How many layers the model has.
+        n_layers: usize,
+    },
+    /// Hooks that the run did not reach.
+    #[error("{} did not fire: the run did not reach {}", plural(sites), list(sites))]
+    NeverFired {
+        /// The sites.
+        sites: Vec<HookPoint>,
+    },
+    /// A replacement that is not like what it replaces.
+    #[error("the replacement at `{site}` must be {expected}, but is {got}")]
+    Replacement {
+        /// The site.
+        site: HookPoint,
+        /// Shape, dtype and device of the activation.
+        expected: String,
+        /// Those of the replacement.
+        got: String,
+    },
+    /// A hook's own error.
+    #[error("the hook at `{site}` failed: {source}")]
+    Hook {
+        /// The site.
+        site: HookPoint,
+        /// What it said.
+        source: BoxError,
+    },
+    /// A site that a cache does not hold.
+    #[error("`{0}` was not captured")]
+    NotCaptured(HookPoint),
+    /// Tokens that make no batch.
+    #[error("{0}")]
+    Tokens(String),
+    /// A token id that the vocabulary does not have.
+    #[error("token id {id} is beyond the vocabulary of {d_vocab}")]
+    TokenOutOfRange {
+        /// The id.
+        id: i64,
+        /// The size of the vocabulary.
+        d_vocab: usize,
+    },
+    /// Positions that are no set of positions, or that a site does not have.
+    #[error("{0}")]
+    Positions(String),
+    /// A model's own error.
+    #[error("{0}")]
+    Model(BoxError),
+    /// A tensor's error.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}
+
+/// The result of this crate's functions.
+pub type Result<T, E = HookError> = std::result::Result<T, E>;
+
+impl From<TchError> for HookError {
+    fn from(error: TchError) -> Self {
+        Self::Tensor(error.into())
+    }
+}
+
+fn did_you_mean(nearest: &[String]) -> String {
+    if nearest.is_empty() {
+        return "; a hook point reads like `blocks.20.hook_resid_post`".to_owned();
+    }
+    format!("; nearest: {}", nearest.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", "))
+}
+
+fn plural(sites: &[HookPoint]) -> String {
+    if sites.len() == 1 { "a hook".to_owned() } else { format!("{} hooks", sites.len()) }
+}
+
+fn list(sites: &[HookPoint]) -> String {
+    const SHOWN: usize = 4;
+    let mut text = sites.iter().take(SHOWN).map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ");
+    if sites.len() > SHOWN {
+        text += ", …";
+    }
+    text
+}

@@ -1,0 +1,107 @@
+use std::{io, path::Path};
+
+use tch::TchError;
+
+/// What can go wrong with a tensor or with a file of tensors. Every message names the file or the tensor at fault.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TensorError {
+    /// The file can't be opened, read or written.
+    #[error("{file}: {source}")]
+    Io {
+        /// The path.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not what its name promises: truncated, damaged, or of another format.
+    #[error("{file}: {problem}")]
+    Format {
+        /// The path, with the member's name where there is one.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A tensor that must be there is not.
+    #[error("{file}: tensor `{name}` is missing")]
+    Missing {
+        /// The path.
+        file: String,
+        /// The tensor's name.
+        name: String,
+    },
+    /// Tensors that nothing asked for.
+    #[error("{file}: unexpected tensor{} {}", if names.len() == 1 { "" } else { "s" }, list(names))]
+    Unexpected {
+        /// The path.
+        file: String,
+        /// The tensors' names.
+        names: Vec<String>,
+    },
+    /// A tensor of the wrong shape.
+    #[error("`{what}` must have shape {expected}, but has {got:?}")]
+    Shape {
+        /// The tensor, with its file where there is one.
+        what: String,
+        /// Axis names and sizes.
+        expected: String,
+        /// The sizes found.
+        got: Vec<i64>,
+    },
+    /// A tensor of the wrong dtype.
+    #[error("`{what}` must be {expected}, but is {got}")]
+    Dtype {
+        /// The tensor, with its file where there is one.
+        what: String,
+        /// The dtypes that would do.
+        expected: String,
+        /// The dtype found.
+        got: String,
+    },
+    /// A tensor that holds NaN or infinity.
+    #[error("`{what}` holds {count} NaN or infinite value{}", if *count == 1 { "" } else { "s" })]
+    NotFinite {
+        /// The tensor, with its file where there is one.
+        what: String,
+        /// How many entries.
+        count: i64,
+    },
+    /// A name of a dtype or device that is none.
+    #[error("{0}")]
+    Name(String),
+    /// libtorch refused an operation.
+    #[error("libtorch: {0}")]
+    Torch(String),
+}
+
+/// The result of this crate's functions.
+pub type Result<T, E = TensorError> = std::result::Result<T, E>;
+
+impl TensorError {
+    /// The error for an operation of the system on `path`.
+    pub fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io { file: path.display().to_string(), source }
+    }
+
+    pub(crate) fn format(file: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Format { file: file.into(), problem: problem.into() }
+    }
+}
+
+impl From<TchError> for TensorError {
+    /// Keeps the first line: what follows it is a C++ backtrace that helps no user.
+    fn from(error: TchError) -> Self {
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        Self::Torch(line.trim_start_matches("Internal torch error: ").to_owned())
+    }
+}
+
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let mut text = names.iter().take(SHOWN).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text += &format!(" and {} more", names.len() - SHOWN);
+    }
+    text
+}

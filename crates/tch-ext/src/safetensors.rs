@@ -1,0 +1,214 @@
+use std::{
+    collections::HashMap,
+    fmt,
+    fs::File,
+    io::{BufReader, Cursor, Read, Seek, SeekFrom, Write as _},
+    path::Path,
+};
+
+use safetensors::{Dtype, tensor::Metadata};
+use tch::{Kind, Tensor};
+
+use crate::{Result, TensorError, kind_name, write_atomically};
+
+/// The format's own limit on its header.
+const MAX_HEADER: u64 = 100_000_000;
+
+trait ReadSeek: Read + Seek + Send {}
+impl<T: Read + Seek + Send> ReadSeek for T {}
+
+/// A safetensors file, opened and checked: the header is sound, and the file is exactly as long as it says.
+///
+/// Tensors are read one at a time, so the peak of memory is what has been read plus one tensor.
+pub struct SafetensorsFile {
+    name: String,
+    reader: Box<dyn ReadSeek>,
+    metadata: Metadata,
+    data_start: u64,
+}
+
+/// What a file's header says of one tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// The dtype.
+    pub kind: Kind,
+    /// The sizes.
+    pub shape: Vec<i64>,
+}
+
+impl SafetensorsFile {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// The system's, or [`TensorError::Format`] for a header that is damaged or does not fit the file's length.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| TensorError::io(path, e))?;
+        Self::from_reader(&path.display().to_string(), BufReader::new(file))
+    }
+
+    /// Reads a file that is already in memory; `name` stands for it in errors.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_bytes(name: &str, bytes: &'static [u8]) -> Result<Self> {
+        Self::from_reader(name, Cursor::new(bytes))
+    }
+
+    fn from_reader(name: &str, mut reader: impl Read + Seek + Send + 'static) -> Result<Self> {
+        let bad = |problem: String| TensorError::format(name, problem);
+        let io = |source| TensorError::Io { file: name.to_owned(), source };
+        let length = reader.seek(SeekFrom::End(0)).map_err(io)?;
+        reader.rewind().map_err(io)?;
+        if length < 8 {
+            return Err(bad(format!("{length} bytes are too few for a safetensors file")));
+        }
+        let mut size = [0; 8];
+        reader.read_exact(&mut size).map_err(io)?;
+        let header = u64::from_le_bytes(size);
+        if header > MAX_HEADER || header > length - 8 {
+            return Err(bad(format!("not a safetensors file, or truncated: it claims a header of {header} bytes")));
+        }
+        let mut json = vec![0; header as usize];
+        reader.read_exact(&mut json).map_err(io)?;
+        let metadata: Metadata =
+            serde_json::from_slice(&json).map_err(|e| bad(format!("damaged safetensors header: {e}")))?;
+        let expected = 8 + header + metadata.data_len() as u64;
+        if expected != length {
+            return Err(bad(format!("truncated or padded: its header describes {expected} bytes, but it has {length}")));
+        }
+        Ok(Self { name: name.to_owned(), reader: Box::new(reader), metadata, data_start: 8 + header })
+    }
+
+    /// The path, or the name given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The names of all tensors, in the order in which they lie in the file.
+    pub fn names(&self) -> Vec<String> {
+        self.metadata.offset_keys()
+    }
+
+    /// The free text that the writer left (`__metadata__`).
+    pub fn text(&self) -> Option<&HashMap<String, String>> {
+        self.metadata.metadata().as_ref()
+    }
+
+    /// Dtype and shape of a tensor.
+    ///
+    /// # Errors
+    /// [`TensorError::Missing`]; [`TensorError::Dtype`] for a dtype that libtorch does not have.
+    pub fn info(&self, tensor: &str) -> Result<TensorInfo> {
+        let info = self
+            .metadata
+            .info(tensor)
+            .ok_or_else(|| TensorError::Missing { file: self.name.clone(), name: tensor.to_owned() })?;
+        let kind = kind_of(info.dtype).ok_or_else(|| TensorError::Dtype {
+            what: format!("{}: {tensor}", self.name),
+            expected: "a dtype that libtorch has".to_owned(),
+            got: format!("{:?}", info.dtype),
+        })?;
+        Ok(TensorInfo { kind, shape: info.shape.iter().map(|&n| n as i64).collect() })
+    }
+
+    /// Reads one tensor, in the dtype in which it is stored, on the CPU.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info), and the system's.
+    pub fn read(&mut self, tensor: &str) -> Result<Tensor> {
+        let TensorInfo { kind, shape } = self.info(tensor)?;
+        let Some(&(start, end)) = self.metadata.info(tensor).map(|i| &i.data_offsets) else {
+            return Err(TensorError::Missing { file: self.name.clone(), name: tensor.to_owned() });
+        };
+        let io = |source| TensorError::Io { file: self.name.clone(), source };
+        self.reader.seek(SeekFrom::Start(self.data_start + start as u64)).map_err(io)?;
+        let mut bytes = vec![0; end - start];
+        self.reader.read_exact(&mut bytes).map_err(io)?;
+        Ok(Tensor::f_from_data_size(&bytes, &shape, kind)?)
+    }
+}
+
+impl fmt::Debug for SafetensorsFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SafetensorsFile").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Writes tensors as a safetensors file, in the order given, each in its own dtype.
+///
+/// # Errors
+/// The system's; [`TensorError::Dtype`] for a dtype that the format does not have.
+pub fn write_safetensors<'t>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (impl Into<String>, &'t Tensor)>,
+    text: HashMap<String, String>,
+) -> Result<()> {
+    let tensors: Vec<(String, Tensor)> = tensors
+        .into_iter()
+        .map(|(name, t)| Ok((name.into(), t.f_detach()?.f_to_device(tch::Device::Cpu)?.f_contiguous()?)))
+        .collect::<Result<_>>()?;
+    let mut infos = Vec::new();
+    let mut offset = 0;
+    for (name, tensor) in &tensors {
+        let kind = tensor.f_kind()?;
+        let dtype = dtype_of(kind).ok_or_else(|| TensorError::Dtype {
+            what: name.clone(),
+            expected: "a dtype that safetensors has".to_owned(),
+            got: kind_name(kind).to_owned(),
+        })?;
+        let shape = tensor.size().iter().map(|&n| n as usize).collect();
+        let end = offset + tensor.numel() * kind.elt_size_in_bytes();
+        infos.push((
+            name.clone(),
+            safetensors::tensor::TensorInfo { dtype, shape, data_offsets: (offset, end) },
+        ));
+        offset = end;
+    }
+    let bad = |problem: String| TensorError::format(path.display().to_string(), problem);
+    // Sorted, so that the same tensors give the same bytes.
+    let header = Metadata::new(None, infos).map_err(|e| bad(e.to_string()))?;
+    let mut header = serde_json::to_value(&header).map_err(|e| bad(e.to_string()))?;
+    if let (false, Some(map)) = (text.is_empty(), header.as_object_mut()) {
+        map.insert("__metadata__".to_owned(), serde_json::json!(text));
+    }
+    let mut header = header.to_string().into_bytes();
+    // The format asks for data aligned to eight bytes.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    write_atomically(path, |file| {
+        let io = |e| TensorError::io(path, e);
+        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
+        file.write_all(&header).map_err(io)?;
+        for (_, tensor) in &tensors {
+            file.write_all(&bytes_of(tensor)?).map_err(io)?;
+        }
+        Ok(())
+    })
+}
+
+/// The bytes of a contiguous CPU tensor, in this machine's order (which is little-endian wherever libtorch runs).
+pub(crate) fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; tensor.numel() * tensor.f_kind()?.elt_size_in_bytes()];
+    tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
+    Ok(bytes)
+}
+
+const DTYPES: [(Dtype, Kind); 10] = [
+    (Dtype::F32, Kind::Float),
+    (Dtype::BF16, Kind::BFloat16),
+    (Dtype::F16, Kind::Half),
+    (Dtype::F64, Kind::Double),
+    (Dtype::I64, Kind::Int64),
+    (Dtype::I32, Kind::Int),
+    (Dtype::I16, Kind::Int16),
+    (Dtype::I8, Kind::Int8),
+    (Dtype::U8, Kind::Uint8),
+    (Dtype::BOOL, Kind::Bool),
+];
+
+fn kind_of(dtype: Dtype) -> Option<Kind> {
+    DTYPES.iter().find(|(d, _)| *d == dtype).map(|(_, k)| *k)
+}
+
+fn dtype_of(kind: Kind) -> Option<Dtype> {
+    DTYPES.iter().find(|(_, k)| *k == kind).map(|(d, _)| *d)
+}

@@ -1,0 +1,121 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use tch::{Device, Kind, Tensor};
+
+use crate::{Result, SafetensorsFile, TensorError, expect_finite, expect_kind, expect_shape};
+
+/// Weights by name, from one safetensors file or from the shards that an index names.
+///
+/// The shape is part of the request, and [`finish`](Self::finish) refuses what nothing asked for: a checkpoint is either
+/// what the model expects, or an error that names the tensor.
+#[derive(Debug)]
+pub struct WeightSource {
+    name: String,
+    files: Vec<SafetensorsFile>,
+    /// Tensor name to the file that holds it.
+    tensors: BTreeMap<String, usize>,
+    taken: BTreeSet<String>,
+}
+
+impl WeightSource {
+    /// Opens a folder in the Hugging Face layout: `model.safetensors`, or `model.safetensors.index.json` and its shards.
+    ///
+    /// # Errors
+    /// The system's; [`TensorError::Format`] for an index that does not fit the shards.
+    pub fn open_folder(folder: &Path) -> Result<Self> {
+        let index = folder.join("model.safetensors.index.json");
+        let single = folder.join("model.safetensors");
+        if single.exists() || !index.exists() {
+            let file = SafetensorsFile::open(&single)?;
+            return Self::new(&single.display().to_string(), vec![file]);
+        }
+        let wanted = read_index(&index)?;
+        let shards: BTreeSet<&String> = wanted.values().collect();
+        let files = shards.iter().map(|shard| SafetensorsFile::open(&folder.join(shard))).collect::<Result<_>>()?;
+        let source = Self::new(&folder.display().to_string(), files)?;
+        for (tensor, shard) in &wanted {
+            let held = source.tensors.get(tensor).and_then(|&i| source.files.get(i)).map(SafetensorsFile::name);
+            if held != Some(folder.join(shard).display().to_string().as_str()) {
+                let problem = format!("says that `{tensor}` is in `{shard}`, which does not hold it");
+                return Err(TensorError::format(index.display().to_string(), problem));
+            }
+        }
+        Ok(source)
+    }
+
+    /// Reads weights that are already in memory; `name` stands for the file in errors.
+    ///
+    /// # Errors
+    /// [`TensorError::Format`].
+    pub fn from_bytes(name: &str, bytes: &'static [u8]) -> Result<Self> {
+        Self::new(name, vec![SafetensorsFile::from_bytes(name, bytes)?])
+    }
+
+    fn new(name: &str, files: Vec<SafetensorsFile>) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        for (i, file) in files.iter().enumerate() {
+            for tensor in file.names() {
+                if tensors.insert(tensor.clone(), i).is_some() {
+                    return Err(TensorError::format(file.name(), format!("`{tensor}` is also in another shard")));
+                }
+            }
+        }
+        Ok(Self { name: name.to_owned(), files, tensors, taken: BTreeSet::new() })
+    }
+
+    /// The file, or the folder of the shards.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, tensor: &str) -> bool {
+        self.tensors.contains_key(tensor)
+    }
+
+    /// Takes a tensor that must have these axes and be finite, as `kind` on `device`. Stored may be F32, BF16 or F16.
+    ///
+    /// # Errors
+    /// [`TensorError::Missing`], [`Shape`](TensorError::Shape), [`Dtype`](TensorError::Dtype),
+    /// [`NotFinite`](TensorError::NotFinite), or the system's.
+    pub fn take(&mut self, tensor: &str, axes: &[(&str, i64)], kind: Kind, device: Device) -> Result<Tensor> {
+        let file = self.tensors.get(tensor).and_then(|&i| self.files.get_mut(i));
+        let file = file.ok_or_else(|| TensorError::Missing { file: self.name.clone(), name: tensor.to_owned() })?;
+        let what = format!("{}: {tensor}", file.name());
+        let got = file.read(tensor)?;
+        expect_shape(&what, &got, axes)?;
+        expect_kind(&what, &got, &[Kind::Float, Kind::BFloat16, Kind::Half])?;
+        expect_finite(&what, &got)?;
+        self.taken.insert(tensor.to_owned());
+        Ok(got.f_to_device(device)?.f_to_kind(kind)?)
+    }
+
+    /// Ends the reading.
+    ///
+    /// # Errors
+    /// [`TensorError::Unexpected`] names the tensors that were never taken.
+    pub fn finish(self) -> Result<()> {
+        let names: Vec<String> = self.tensors.into_keys().filter(|name| !self.taken.contains(name)).collect();
+        if names.is_empty() { Ok(()) } else { Err(TensorError::Unexpected { file: self.name, names }) }
+    }
+}
+
+/// Tensor name to shard, from `{"metadata": …, "weight_map": {tensor: file}}`.
+fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
+    let name = path.display().to_string();
+    let text = fs::read_to_string(path).map_err(|e| TensorError::io(path, e))?;
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| TensorError::format(&name, format!("not JSON: {e}")))?;
+    let map = json.get("weight_map").and_then(|m| m.as_object());
+    let map = map.ok_or_else(|| TensorError::format(&name, "has no `weight_map`"))?;
+    map.iter()
+        .map(|(tensor, shard)| match shard.as_str() {
+            Some(file) if !file.contains(['/', '\\']) => Ok((tensor.clone(), file.to_owned())),
+            _ => Err(TensorError::format(&name, format!("`{tensor}` names no file of this folder: {shard}"))),
+        })
+        .collect()
+}
