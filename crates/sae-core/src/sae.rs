@@ -1,0 +1,153 @@
+use std::fmt;
+
+use hooks::{Axis, HookPoint};
+use tch::{Kind, Tensor};
+
+use crate::{Result, SaeError, SparseFeatures};
+
+/// A latent of an SAE, counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FeatureId(pub usize);
+
+impl fmt::Display for FeatureId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An SAE that can be used: `f = encode(x)`, `x̂ = decode(f)`. Gradients flow; nothing here changes the gradient mode.
+///
+/// Implementors keep the laws of [`conformance`](crate::conformance).
+pub trait SparseAutoencoder: fmt::Debug + Send {
+    /// The name of the architecture, as SAELens writes it: `jumprelu`, ….
+    fn architecture(&self) -> &'static str;
+
+    /// Width of the input.
+    fn d_in(&self) -> i64;
+
+    /// Number of latents.
+    fn d_sae(&self) -> i64;
+
+    /// Width of the output; differs from `d_in` for transcoders alone.
+    fn d_out(&self) -> i64;
+
+    /// `[.., d_in]` to `[.., d_sae]`, all entries ≥ 0.
+    ///
+    /// # Errors
+    /// [`SaeError::Width`].
+    fn encode(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// `[n, d_in]` to the active latents alone, row by row: exactly the non-zeros of [`encode`](Self::encode).
+    ///
+    /// # Errors
+    /// [`SaeError::Width`].
+    fn encode_sparse(&self, x: &Tensor) -> Result<SparseFeatures>;
+
+    /// `[.., d_sae]` to `[.., d_out]`.
+    ///
+    /// # Errors
+    /// [`SaeError::Width`].
+    fn decode(&self, features: &Tensor) -> Result<Tensor>;
+
+    /// Sparse features of n rows to `[n, d_out]`: a sum of decoder rows, not a matmul over `d_sae`.
+    ///
+    /// # Errors
+    /// [`SaeError::Sparse`] for features of another width.
+    fn decode_sparse(&self, features: &SparseFeatures) -> Result<Tensor>;
+
+    /// Row f is the direction that latent f writes: `[d_sae, d_out]`.
+    fn w_dec(&self) -> &Tensor;
+}
+
+/// What users call on an SAE.
+pub trait SaeExt: SparseAutoencoder {
+    /// `x̂ = decode(encode(x))`: `[.., d_in]` to `[.., d_out]`, by way of the sparse features.
+    ///
+    /// # Errors
+    /// [`SaeError::Width`].
+    fn reconstruct(&self, x: &Tensor) -> Result<Tensor> {
+        let mut size = expect_width("the input", x, "d_in", self.d_in())?;
+        let rows = x.f_reshape([-1, self.d_in()])?;
+        let out = self.decode_sparse(&self.encode_sparse(&rows)?)?;
+        if let Some(last) = size.last_mut() {
+            *last = self.d_out();
+        }
+        Ok(out.f_reshape(size)?)
+    }
+
+    /// The direction that a latent writes: row f of `W_dec`, `[d_out]`.
+    ///
+    /// # Errors
+    /// [`SaeError::Feature`].
+    fn direction(&self, feature: FeatureId) -> Result<Tensor> {
+        self.check_feature(feature)?;
+        Ok(self.w_dec().f_get(feature.0 as i64)?)
+    }
+
+    /// Refuses a latent that the SAE does not have.
+    ///
+    /// # Errors
+    /// [`SaeError::Feature`].
+    fn check_feature(&self, feature: FeatureId) -> Result<()> {
+        if feature.0 as i64 >= self.d_sae() {
+            return Err(SaeError::Feature { feature: feature.0, d_sae: self.d_sae() });
+        }
+        Ok(())
+    }
+}
+
+impl<S: SparseAutoencoder + ?Sized> SaeExt for S {}
+
+/// Checks the last axis of `x` and returns all sizes.
+pub(crate) fn expect_width(what: &'static str, x: &Tensor, axis: &str, width: i64) -> Result<Vec<i64>> {
+    let got = x.size();
+    if got.last() == Some(&width) {
+        return Ok(got);
+    }
+    Err(SaeError::Width { what, expected: format!("{axis} = {width}"), got })
+}
+
+/// The activation of a site as an SAE reads it: `[batch, pos, d_in]`, float32. At sites with a head axis the last two are
+/// flattened: Gemma Scope's attention SAEs read all heads side by side (Gemma Scope, section 3.1).
+///
+/// # Errors
+/// libtorch's.
+pub fn as_input(site: HookPoint, act: &Tensor) -> Result<Tensor> {
+    let flat = match site.axes() {
+        [Axis::Batch, Axis::Pos, _, _] => act.f_flatten(2, 3)?,
+        _ => act.shallow_clone(),
+    };
+    Ok(flat.f_to_kind(Kind::Float)?)
+}
+
+/// A latent's activation on one token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FeatureHit {
+    /// Sequence.
+    pub row: i64,
+    /// Position in the sequence.
+    pub pos: i64,
+    /// The latent.
+    pub feature: FeatureId,
+    /// How strongly it is active.
+    pub activation: f64,
+}
+
+/// The `k` strongest active latents of every token of `[batch, pos, d_sae]`, token by token, strongest first (ties: the
+/// lower index first). Tokens with fewer active latents give fewer.
+///
+/// # Errors
+/// [`SaeError::Width`] for another number of axes.
+pub fn top_features(features: &Tensor, k: usize) -> Result<Vec<FeatureHit>> {
+    let size = features.size();
+    let &[_, pos, d_sae] = size.as_slice() else {
+        return Err(SaeError::Width { what: "features", expected: "three axes, d_sae".to_owned(), got: size });
+    };
+    let rows = SparseFeatures::from_dense(&features.f_reshape([-1, d_sae])?)?;
+    let mut hits = Vec::new();
+    for (i, top) in rows.top_k(k)?.into_iter().enumerate() {
+        let (row, at) = (i as i64 / pos, i as i64 % pos);
+        hits.extend(top.into_iter().map(|(feature, activation)| FeatureHit { row, pos: at, feature, activation }));
+    }
+    Ok(hits)
+}

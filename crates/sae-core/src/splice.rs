@@ -1,0 +1,82 @@
+use hooks::{BoxError, Hook, HookPoint, edit::only_at};
+use tch::Tensor;
+
+use crate::{FeatureId, Result, SaeError, SaeExt as _, SparseAutoencoder, as_input};
+
+/// An SAE in the place of an activation: a hook for the SAE's site.
+///
+/// [`reconstruction`](Self::reconstruction) replaces x by x̂. [`clamp`](Self::clamp) sets latents first, and
+/// [`keep_error`](Self::keep_error) adds back what the SAE does not explain, x − x̂, so that only the clamped latents change
+/// anything. [`at`](Self::at) leaves all but the chosen positions as they were: Gemma Scope's metrics leave BOS, EOS and PAD
+/// unreplaced (section 4).
+#[derive(Debug)]
+pub struct Splice<'s> {
+    sae: &'s dyn SparseAutoencoder,
+    clamps: Vec<(FeatureId, f64)>,
+    keep_error: bool,
+    positions: Option<Tensor>,
+}
+
+impl<'s> Splice<'s> {
+    /// Replaces the activation by the SAE's reconstruction of it.
+    pub fn reconstruction(sae: &'s dyn SparseAutoencoder) -> Self {
+        Self { sae, clamps: Vec::new(), keep_error: false, positions: None }
+    }
+
+    /// Sets a latent to a value, whatever it was, before decoding. Zero ablates it.
+    ///
+    /// # Errors
+    /// [`SaeError::Feature`] for a latent that the SAE does not have.
+    pub fn clamp(mut self, feature: FeatureId, value: f64) -> Result<Self> {
+        self.sae.check_feature(feature)?;
+        self.clamps.push((feature, value));
+        Ok(self)
+    }
+
+    /// Adds the SAE's error back: `x + decode(clamped f) − decode(f)`.
+    #[must_use]
+    pub fn keep_error(mut self) -> Self {
+        self.keep_error = true;
+        self
+    }
+
+    /// Replaces only where `mask` (`[batch, pos]`, bool; see [`Positions::mask`](hooks::Positions::mask)) is true.
+    #[must_use]
+    pub fn at(mut self, mask: Tensor) -> Self {
+        self.positions = Some(mask);
+        self
+    }
+
+    fn apply(&self, site: HookPoint, act: &Tensor) -> Result<Tensor> {
+        let x = as_input(site, act)?;
+        if self.sae.d_in() != self.sae.d_out() {
+            let got = vec![self.sae.d_in(), self.sae.d_out()];
+            return Err(SaeError::Width { what: "a transcoder is no splice: it", expected: "d_out = d_in".to_owned(), got });
+        }
+        let new = match (self.clamps.is_empty(), self.keep_error) {
+            (true, true) => x.shallow_clone(),
+            (true, false) => self.sae.reconstruct(&x)?,
+            (false, keep_error) => {
+                let features = self.sae.encode(&x)?;
+                let mut clamped = features.shallow_clone();
+                for (feature, value) in &self.clamps {
+                    let latent = Tensor::f_from_slice(&[feature.0 as i64])?.f_to_device(features.device())?;
+                    clamped = clamped.f_index_fill(-1, &latent, *value)?;
+                }
+                let new = self.sae.decode(&clamped)?;
+                if keep_error { x.f_add(&new)?.f_sub(&self.sae.decode(&features)?)? } else { new }
+            }
+        };
+        let new = new.f_reshape(act.size())?.f_to_kind(act.f_kind()?)?;
+        match &self.positions {
+            None => Ok(new),
+            Some(mask) => Ok(only_at(mask, site, act, &new)?),
+        }
+    }
+}
+
+impl Hook for Splice<'_> {
+    fn visit(&mut self, site: HookPoint, act: &Tensor) -> Result<Option<Tensor>, BoxError> {
+        Ok(Some(self.apply(site, act)?))
+    }
+}

@@ -1,0 +1,20 @@
+//! Files of tensors: what is written comes back, and what is damaged is refused in one sentence.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a failed helper is a failed test"
+)]
+
+mod atomic;
+mod checks;
+mod common;
+mod npy_headers;
+mod npz;
+mod npz_damage;
+mod safetensors;
+mod safetensors_damage;
+mod weights;
