@@ -17,8 +17,8 @@ pub enum EvalError {
         /// The site's.
         width: i64,
     },
-    /// A site behind which no block is left to run.
-    #[error("`{0}` can't be spliced: it is no site of a block")]
+    /// A site behind the blocks, or without a row of numbers for each position.
+    #[error("no SAE can be spliced in at `{0}`: it lies behind the blocks, or has no row for each position")]
     Site(HookPoint),
     /// An SAE whose output is no replacement for its input.
     #[error("a transcoder (d_in = {d_in}, d_out = {d_out}) can't replace the activation that it reads")]
@@ -28,8 +28,8 @@ pub enum EvalError {
         /// Width of its output.
         d_out: i64,
     },
-    /// No position to judge by.
-    #[error("no position counts: after leaving out BOS, EOS and padding nothing is left")]
+    /// No loss to judge by.
+    #[error("no position counts whose next counts as well: there is no loss to judge by")]
     Empty,
     /// Accumulators of different things.
     #[error("{0} can't be merged")]

@@ -1,4 +1,7 @@
-use hooks::{ActivationCache, HookPoint, HookSet, HookedModel, HookedModelExt as _, LayerIdx, Positions, TokenBatch, edit};
+use hooks::{
+    ActivationCache, Axis, HookPoint, HookSet, HookedModel, HookedModelExt as _, LayerIdx, Positions,
+    TokenBatch, edit,
+};
 use sae_core::{SparseAutoencoder, as_input};
 use tch::Tensor;
 
@@ -49,7 +52,7 @@ impl<'a> Evaluation<'a> {
     /// Begins an evaluation.
     ///
     /// # Errors
-    /// A site that the model does not have, or that lies behind the blocks; an SAE that does not fit it.
+    /// A site that the model does not have, that lies behind the blocks or has no positions; an SAE that does not fit it.
     pub fn new(
         model: &'a dyn HookedModel,
         site: HookPoint,
@@ -58,7 +61,7 @@ impl<'a> Evaluation<'a> {
     ) -> Result<Self> {
         let mut probe = HookSet::new();
         probe.on(site, edit::zero()).check(model.dims())?;
-        if site.is_final() {
+        if site.is_final() || !site.axes().starts_with(&[Axis::Batch, Axis::Pos]) {
             return Err(EvalError::Site(site));
         }
         let width = site.shape(model.dims(), 1, 1).iter().skip(2).product();
@@ -76,7 +79,7 @@ impl<'a> Evaluation<'a> {
     /// Adds a batch.
     ///
     /// # Errors
-    /// The model's, the SAE's or libtorch's.
+    /// The model's, the SAE's or libtorch's; then nothing was added.
     pub fn add(&mut self, tokens: &TokenBatch) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let kept = self.options.positions.mask(tokens)?;
@@ -85,19 +88,23 @@ impl<'a> Evaluation<'a> {
 
         let x = as_input(self.site, &branch.act)?; // [batch, pos, d_in]
         let mask = kept.f_to_device(x.device())?;
-        let rows = x.f_flatten(0, 1)?.f_index_select(0, &mask.f_flatten(0, 1)?.f_nonzero()?.f_squeeze_dim(1)?)?;
+        let rows =
+            x.f_flatten(0, 1)?.f_index_select(0, &mask.f_flatten(0, 1)?.f_nonzero()?.f_squeeze_dim(1)?)?;
         let features = self.sae.encode_sparse(&rows)?;
         let x_hat = self.sae.decode_sparse(&features)?;
-        self.fvu.add(&rows, &x_hat)?;
-        self.sparsity.add(&features)?;
-
         let spliced = x.f_masked_scatter(&mask.f_unsqueeze(-1)?, &x_hat)?;
         let spliced = spliced.f_reshape(branch.act.size())?.f_to_kind(branch.act.f_kind()?)?;
         let zeroed = edit::only_at(&kept, self.site, &branch.act, &branch.act.f_zeros_like()?)?;
-        self.clean.add(&branch.losses(tokens, None)?, &counts)?;
-        self.spliced.add(&branch.losses(tokens, Some(&spliced))?, &counts)?;
-        self.zero.add(&branch.losses(tokens, Some(&zeroed))?, &counts)?;
-        Ok(())
+        let clean = branch.losses(tokens, None)?;
+        let spliced = branch.losses(tokens, Some(&spliced))?;
+        let zero = branch.losses(tokens, Some(&zeroed))?;
+
+        // Everything has run by now: from here on no sum is left behind the others.
+        self.fvu.add(&rows, &x_hat)?;
+        self.sparsity.add(&features)?;
+        self.clean.add(&clean, &counts)?;
+        self.spliced.add(&spliced, &counts)?;
+        self.zero.add(&zero, &counts)
     }
 
     /// Ends the evaluation.
@@ -120,13 +127,16 @@ impl<'a> Evaluation<'a> {
     /// Joins the sums of another evaluation of the same SAE at the same site.
     ///
     /// # Errors
-    /// [`EvalError::Merge`] for another site or width.
+    /// [`EvalError::Merge`] for another site, other positions or another width; then nothing was joined.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         if self.site != other.site || self.options != other.options {
-            return Err(EvalError::Merge(format!("evaluations at `{}` and `{}`", self.site, other.site)));
+            let of = |e: &Self| format!("`{}` over {} positions", e.site, e.options.positions);
+            return Err(EvalError::Merge(format!("evaluations at {} and at {}", of(self), of(other))));
         }
-        self.fvu.merge(&other.fvu)?;
+        let mut fvu = self.fvu.clone();
+        fvu.merge(&other.fvu)?;
         self.sparsity.merge(&other.sparsity)?;
+        self.fvu = fvu;
         self.clean.merge(&other.clean);
         self.spliced.merge(&other.spliced);
         self.zero.merge(&other.zero);

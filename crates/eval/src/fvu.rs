@@ -57,7 +57,11 @@ impl Fvu {
     /// [`EvalError::Merge`] for vectors of another width.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         if self.sum.len() != other.sum.len() {
-            return Err(EvalError::Merge(format!("FVU over {} and {} entries", self.sum.len(), other.sum.len())));
+            return Err(EvalError::Merge(format!(
+                "FVU over {} and {} entries",
+                self.sum.len(),
+                other.sum.len()
+            )));
         }
         let Some(theirs) = &other.centre else { return Ok(()) };
         let ours = self.centre.get_or_insert_with(|| theirs.clone());

@@ -1,7 +1,8 @@
 use hooks::{HookSet, HookedModel, TokenBatch};
 use tch::{Kind, Tensor};
+use tch_ext::TensorError;
 
-use crate::Result;
+use crate::{EvalError, Result};
 
 /// The logits that exist at one time: with a vocabulary of 256,000, 131 positions in 128 MiB of float32.
 const LOGITS_AT_A_TIME: i64 = 1 << 25;
@@ -20,7 +21,8 @@ pub fn loss_per_token(
     hooks: &mut HookSet<'_>,
 ) -> Result<Tensor> {
     let scored = tokens.pos() - 1;
-    let at_a_time = (LOGITS_AT_A_TIME / (tokens.batch() * model.dims().d_vocab as i64)).clamp(1, scored.max(1));
+    let at_a_time =
+        (LOGITS_AT_A_TIME / (tokens.batch() * model.dims().d_vocab as i64)).clamp(1, scored.max(1));
     let ids = tokens.ids().f_to_device(resid.device())?;
     let mut parts = Vec::new();
     let mut start = 0;
@@ -42,10 +44,10 @@ pub fn loss_per_token(
 /// Which of the next-token losses count: `[batch, pos]`, bool, to `[batch, pos - 1]`, where a position and its next do both.
 ///
 /// # Errors
-/// libtorch's.
+/// A tensor of other axes.
 pub fn scored(kept: &Tensor) -> Result<Tensor> {
-    let n = kept.size2().map_or(0, |(_, pos)| pos - 1);
-    Ok(kept.f_narrow(1, 0, n)?.f_logical_and(&kept.f_narrow(1, 1, n)?)?)
+    let Ok((_, pos)) = kept.size2() else { return Err(wrong_shape("kept", "[batch, pos]", kept)) };
+    Ok(kept.f_narrow(1, 0, pos - 1)?.f_logical_and(&kept.f_narrow(1, 1, pos - 1)?)?)
 }
 
 /// A sum of losses in nats, and over how many tokens.
@@ -59,8 +61,11 @@ impl LossSum {
     /// Adds the losses, `[batch, pos - 1]`, where `mask`, of the same shape, is true.
     ///
     /// # Errors
-    /// libtorch's, as for other shapes.
+    /// A mask of another shape.
     pub fn add(&mut self, losses: &Tensor, mask: &Tensor) -> Result<()> {
+        if mask.size() != losses.size() {
+            return Err(wrong_shape("mask", &format!("{:?}", losses.size()), mask));
+        }
         let losses = losses.f_detach()?.f_masked_select(mask)?;
         self.n += losses.numel() as f64;
         self.sum += losses.f_sum(Kind::Double)?.f_double_value(&[])?;
@@ -82,4 +87,8 @@ impl LossSum {
     pub fn mean(&self) -> Option<f64> {
         (self.n > 0.0).then(|| self.sum / self.n)
     }
+}
+
+fn wrong_shape(what: &str, expected: &str, got: &Tensor) -> EvalError {
+    TensorError::Shape { what: what.to_owned(), expected: expected.to_owned(), got: got.size() }.into()
 }

@@ -97,7 +97,8 @@ impl Report {
         }
         metrics.insert("l0", sparsity.l0()?.ok_or(EvalError::Empty)?);
         metrics.insert("dead_fraction", sparsity.dead_fraction()?.ok_or(EvalError::Empty)?);
-        let definitions = METRICS.iter().map(|m| (m.name, format!("{} ({})", m.definition, m.unit))).collect();
+        let definitions =
+            METRICS.iter().map(|m| (m.name, format!("{} ({})", m.definition, m.unit))).collect();
         let frequency = sparsity.frequency()?.ok_or(EvalError::Empty)?;
         Ok(Self { hook, tokens, metrics, definitions, frequency })
     }

@@ -50,7 +50,11 @@ impl Sparsity {
 
     fn expect_width(&self, d_sae: i64) -> Result<()> {
         let own = self.counts.numel() as i64;
-        if own == d_sae { Ok(()) } else { Err(EvalError::Merge(format!("counts over {own} and {d_sae} latents"))) }
+        if own == d_sae {
+            Ok(())
+        } else {
+            Err(EvalError::Merge(format!("counts over {own} and {d_sae} latents")))
+        }
     }
 
     /// Tokens seen.

@@ -82,7 +82,9 @@ impl Attention {
         let z = grouped(pattern, &v)?.f_matmul(&v)?; // [batch, n_kv_heads, group · query_pos, d_head]
         let size = pattern.size();
         match size[..] {
-            [batch, n_heads, pos, _] => Ok(z.f_view([batch, n_heads, pos, -1])?.f_transpose(1, 2)?.f_contiguous()?),
+            [batch, n_heads, pos, _] => {
+                Ok(z.f_view([batch, n_heads, pos, -1])?.f_transpose(1, 2)?.f_contiguous()?)
+            }
             _ => Ok(z),
         }
     }

@@ -36,14 +36,24 @@ impl Block {
         let x = hooks.at(HookPoint::ResidPre(l), x)?;
         let normed = self.ln1.forward(&x, HookPoint::Ln1Scale(l), HookPoint::Ln1Normalized(l), hooks)?;
         let attn = self.attn.forward(&normed, l, hidden, around, hooks)?;
-        let attn = self.ln1_post.forward(&attn, HookPoint::Ln1PostScale(l), HookPoint::Ln1PostNormalized(l), hooks)?;
+        let attn = self.ln1_post.forward(
+            &attn,
+            HookPoint::Ln1PostScale(l),
+            HookPoint::Ln1PostNormalized(l),
+            hooks,
+        )?;
         let attn = hooks.at(HookPoint::AttnOut(l), attn)?;
         let x = hooks.at(HookPoint::ResidMid(l), x.f_add(&attn)?)?;
 
         let mlp_in = hooks.at(HookPoint::MlpIn(l), x.shallow_clone())?;
         let normed = self.ln2.forward(&mlp_in, HookPoint::Ln2Scale(l), HookPoint::Ln2Normalized(l), hooks)?;
         let mlp = self.mlp.forward(&normed, l, hooks)?;
-        let mlp = self.ln2_post.forward(&mlp, HookPoint::Ln2PostScale(l), HookPoint::Ln2PostNormalized(l), hooks)?;
+        let mlp = self.ln2_post.forward(
+            &mlp,
+            HookPoint::Ln2PostScale(l),
+            HookPoint::Ln2PostNormalized(l),
+            hooks,
+        )?;
         let mlp = hooks.at(HookPoint::MlpOut(l), mlp)?;
         Ok(hooks.at(HookPoint::ResidPost(l), x.f_add(&mlp)?)?)
     }

@@ -63,8 +63,16 @@ impl Gemma2Config {
         d_mlp: usize,
         query_pre_attn_scalar: f64,
     ) -> Self {
-        let dims =
-            ModelDims { n_layers, d_model, n_heads, n_kv_heads, d_head, d_mlp, d_vocab: 256_000, n_ctx: 8192 };
+        let dims = ModelDims {
+            n_layers,
+            d_model,
+            n_heads,
+            n_kv_heads,
+            d_head,
+            d_mlp,
+            d_vocab: 256_000,
+            n_ctx: 8192,
+        };
         Self {
             layer_kinds: Self::alternating(n_layers),
             dims,
@@ -105,8 +113,8 @@ impl Gemma2Config {
             ("sliding_window", self.sliding_window),
         ];
         let bad = |problem: String| Err(ModelError::Config { file: file.to_owned(), problem });
-        if let Some((key, _)) = sizes.iter().find(|(_, n)| *n == 0 || i32::try_from(*n).is_err()) {
-            return bad(format!("`{key}` must be a positive number"));
+        if let Some((key, n)) = sizes.iter().find(|(_, n)| *n == 0 || i32::try_from(*n).is_err()) {
+            return bad(format!("`{key}` is {n}, but must be between 1 and {}", i32::MAX));
         }
         if d.n_heads % d.n_kv_heads != 0 {
             return bad(format!("{} heads can't share {} key-value heads evenly", d.n_heads, d.n_kv_heads));
@@ -115,7 +123,11 @@ impl Gemma2Config {
             return bad(format!("`head_dim` is {}, but the rotary embedding needs an even one", d.d_head));
         }
         if self.layer_kinds.len() != d.n_layers {
-            return bad(format!("`layer_types` has {} entries for {} layers", self.layer_kinds.len(), d.n_layers));
+            return bad(format!(
+                "`layer_types` has {} entries for {} layers",
+                self.layer_kinds.len(),
+                d.n_layers
+            ));
         }
         let reals = [
             ("query_pre_attn_scalar", self.query_pre_attn_scalar),

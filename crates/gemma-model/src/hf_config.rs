@@ -9,6 +9,9 @@ use tch_ext::TensorError;
 
 use crate::{Gemma2Config, LayerKind, ModelError, Result};
 
+/// The list of layers is made before the weights are looked at: a false number must not ask for the machine's memory.
+const MAX_LAYERS: usize = 10_000;
+
 /// Keys that say nothing about the function in evaluation.
 const PASSED_OVER: &[&str] = &[
     "_attn_implementation_autoset",
@@ -66,6 +69,9 @@ impl Reader<'_> {
             return Err(self.bad(format!("`model_type` is {model_type}, but only \"gemma2\" is read")));
         }
         let n_layers = self.size("num_hidden_layers")?;
+        if n_layers > MAX_LAYERS {
+            return Err(self.bad(format!("`num_hidden_layers` is {n_layers}, more than any model has")));
+        }
         let dims = ModelDims {
             n_layers,
             d_model: self.size("hidden_size")?,
@@ -117,7 +123,9 @@ impl Reader<'_> {
     }
 
     fn layer_kinds(&mut self, n_layers: usize) -> Result<Vec<LayerKind>> {
-        let Some(value) = self.keys.remove("layer_types") else { return Ok(Gemma2Config::alternating(n_layers)) };
+        let Some(value) = self.keys.remove("layer_types") else {
+            return Ok(Gemma2Config::alternating(n_layers));
+        };
         let kind = |v: &Value| match v.as_str() {
             Some("sliding_attention") => Ok(LayerKind::Sliding),
             Some("full_attention") => Ok(LayerKind::Global),
@@ -137,7 +145,11 @@ impl Reader<'_> {
         match rope.remove("rope_type") {
             None => (),
             Some(kind) if kind == "default" => (),
-            Some(kind) => return Err(self.bad(format!("`rope_parameters.rope_type` is {kind}, which is not implemented"))),
+            Some(kind) => {
+                return Err(
+                    self.bad(format!("`rope_parameters.rope_type` is {kind}, which is not implemented"))
+                );
+            }
         }
         if let Some((key, value)) = rope.iter().next() {
             return Err(self.bad(format!("unknown key `rope_parameters.{key}` (= {value})")));
@@ -181,7 +193,8 @@ impl Reader<'_> {
             Value::Null => Ok(None),
             value => {
                 let cap = value.as_f64();
-                cap.map(Some).ok_or_else(|| self.bad(format!("`{key}` is {value}, but must be a number or null")))
+                cap.map(Some)
+                    .ok_or_else(|| self.bad(format!("`{key}` is {value}, but must be a number or null")))
             }
         }
     }

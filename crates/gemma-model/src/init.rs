@@ -21,7 +21,8 @@ impl Gemma2 {
                 [_, fan_in] => (*fan_in as f32).sqrt().recip(),
                 _ => 0.0, // a norm's distance from a gain of one
             };
-            let values: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(count).map(|v: f32| spread * v).collect();
+            let values: Vec<f32> =
+                StandardNormal.sample_iter(&mut rng).take(count).map(|v: f32| spread * v).collect();
             Ok(Tensor::f_from_slice(&values)?.f_reshape(size)?.f_set_requires_grad(true)?)
         })
     }

@@ -9,7 +9,12 @@ use crate::Result;
 ///
 /// # Shapes
 /// `[batch, 1, query_pos, key_pos]`, with batch 1 where there is no padding. The axis of heads is broadcast.
-pub(crate) fn hidden(pos: i64, window: Option<i64>, attended: Option<&Tensor>, device: Device) -> Result<Tensor> {
+pub(crate) fn hidden(
+    pos: i64,
+    window: Option<i64>,
+    attended: Option<&Tensor>,
+    device: Device,
+) -> Result<Tensor> {
     let ones = Tensor::f_ones([pos, pos], (Kind::Bool, device))?;
     let mut visible = ones.f_tril(0)?;
     if let Some(window) = window {

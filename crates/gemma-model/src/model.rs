@@ -2,7 +2,7 @@ use std::{ops::Range, path::Path};
 
 use hooks::{HookError, HookPoint, HookSet, HookedModel, LayerIdx, ModelDims, TokenBatch};
 use tch::{Device, Kind, Tensor};
-use tch_ext::{WeightSource, expect_shape};
+use tch_ext::{WeightSource, expect_kind, expect_shape};
 
 use crate::{
     Gemma2Config, ModelError, Result,
@@ -58,8 +58,13 @@ impl Gemma2 {
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn from_source(config: Gemma2Config, mut source: WeightSource, options: &LoadOptions) -> Result<Self> {
-        let model = Self::from_fn(config, |name, axes| Ok(source.take(name, axes, options.kind, options.device)?))?;
+    pub fn from_source(
+        config: Gemma2Config,
+        mut source: WeightSource,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        let model =
+            Self::from_fn(config, |name, axes| Ok(source.take(name, axes, options.kind, options.device)?))?;
         source.finish()?;
         Ok(model)
     }
@@ -207,7 +212,8 @@ impl Gemma2 {
 
     fn expect_resid(&self, resid: &Tensor, batch: i64, pos: i64) -> Result<()> {
         let axes = [("batch", batch), ("pos", pos), ("d_model", self.config.dims.d_model as i64)];
-        Ok(expect_shape("residual", resid, &axes)?)
+        expect_shape("residual", resid, &axes)?;
+        Ok(expect_kind("residual", resid, &[self.embed.f_kind()?])?)
     }
 }
 

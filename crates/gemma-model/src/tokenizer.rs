@@ -31,7 +31,8 @@ impl Tokenizer {
     /// As [`load`](Self::load).
     pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self> {
         let bad = |problem: String| ModelError::Tokenizer { file: file.to_owned(), problem };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| bad(format!("not a tokenizer: {e}")))?;
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| bad(format!("not a tokenizer: {e}")))?;
         // A file may ask for padding or truncation; a batch here is padded by us, and a text is never cut in silence.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
@@ -93,7 +94,9 @@ impl Tokenizer {
     /// [`ModelError::Text`] for a tokenizer without turns.
     pub fn encode_chat(&self, message: &str) -> Result<Vec<i64>> {
         if self.end_of_turn.is_none() {
-            return Err(ModelError::Text("this tokenizer has no `<end_of_turn>`: it is no chat model's".to_owned()));
+            return Err(ModelError::Text(
+                "this tokenizer has no `<end_of_turn>`: it is no chat model's".to_owned(),
+            ));
         }
         self.encode(&format!("<start_of_turn>user\n{message}<end_of_turn>\n<start_of_turn>model\n"))
     }
@@ -112,8 +115,11 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Text`] for ids that are none.
     pub fn decode(&self, ids: &[i64]) -> Result<String> {
-        let ids: Option<Vec<u32>> = ids.iter().map(|&id| u32::try_from(id).ok()).collect();
-        let ids = ids.ok_or_else(|| ModelError::Text("an id is negative or too large".to_owned()))?;
+        let known = |&id: &i64| {
+            let known = u32::try_from(id).ok().filter(|id| self.inner.id_to_token(*id).is_some());
+            known.ok_or_else(|| ModelError::Text(format!("token id {id} is not in the vocabulary")))
+        };
+        let ids = ids.iter().map(known).collect::<Result<Vec<u32>>>()?;
         self.inner.decode(&ids, true).map_err(|e| ModelError::Text(e.to_string()))
     }
 

@@ -72,7 +72,8 @@ impl Hook for Edit {
 /// [`HookError::Positions`] for a site without a position axis (attention scores and patterns) or a mask of another batch.
 pub fn only_at(mask: &Tensor, site: HookPoint, act: &Tensor, edited: &Tensor) -> Result<Tensor, HookError> {
     if site.axes().get(..2) != Some(&[Axis::Batch, Axis::Pos]) {
-        let problem = format!("`{site}` has no position axis: an edit of chosen positions does not apply to it");
+        let problem =
+            format!("`{site}` has no position axis: an edit of chosen positions does not apply to it");
         return Err(HookError::Positions(problem));
     }
     let sizes = act.size();

@@ -11,7 +11,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[non_exhaustive]
 pub enum HookError {
     /// A text that names no hook point.
-    #[error("`{text}` is no hook point{}", did_you_mean(nearest))]
+    #[error("`{}` is no hook point{}", one_line(text), did_you_mean(nearest))]
     Name {
         /// The text.
         text: String,
@@ -19,7 +19,7 @@ pub enum HookError {
         nearest: Vec<String>,
     },
     /// A site of a layer that the model does not have.
-    #[error("`{site}` is out of range: the model has layers 0 to {}", n_layers - 1)]
+    #[error("`{site}` is out of range: the model has {}", layers(*n_layers))]
     OutOfRange {
         /// The site.
         site: HookPoint,
@@ -81,6 +81,18 @@ pub type Result<T, E = HookError> = std::result::Result<T, E>;
 impl From<TchError> for HookError {
     fn from(error: TchError) -> Self {
         Self::Tensor(error.into())
+    }
+}
+
+/// A text of the user's, which may hold line breaks and worse, for a message of one line.
+pub(crate) fn one_line(text: &str) -> String {
+    text.replace(char::is_control, "\u{FFFD}")
+}
+
+fn layers(n_layers: usize) -> String {
+    match n_layers.checked_sub(1) {
+        Some(last) => format!("layers 0 to {last}"),
+        None => "no layers".to_owned(),
     }
 }
 

@@ -288,7 +288,9 @@ impl FromStr for HookPoint {
             let (_, site) = LAYER.iter().find(|(n, _)| *n == name)?;
             Some(site(LayerIdx(parse_layer(layer)?)))
         };
-        whole.or_else(in_layer).ok_or_else(|| HookError::Name { text: text.to_owned(), nearest: nearest(text) })
+        whole
+            .or_else(in_layer)
+            .ok_or_else(|| HookError::Name { text: text.to_owned(), nearest: nearest(text) })
     }
 }
 
@@ -300,11 +302,12 @@ fn parse_layer(text: &str) -> Option<usize> {
 
 /// The three names most like a text, with the text's own layer where it has one.
 fn nearest(text: &str) -> Vec<String> {
+    let text = text.to_lowercase();
     let layer = text.split('.').nth(1).and_then(parse_layer).unwrap_or(0);
     let layers = LAYER.iter().map(|(_, site)| site(LayerIdx(layer)).to_string());
     let others = BEFORE.iter().chain(AFTER).map(|(name, _)| (*name).to_owned());
     let mut names: Vec<(f64, String)> =
-        layers.chain(others).map(|name| (strsim::jaro_winkler(text, &name), name)).collect();
+        layers.chain(others).map(|name| (strsim::jaro_winkler(&text, &name), name)).collect();
     names.sort_by(|a, b| b.0.total_cmp(&a.0));
     names.into_iter().take(3).map(|(_, name)| name).collect()
 }

@@ -1,8 +1,9 @@
 use std::{collections::HashMap, fmt};
 
-use tch::Tensor;
+use tch::{TchError, Tensor};
+use tch_ext::TensorError;
 
-use crate::{Hook, HookError, HookPoint, ModelDims, Result};
+use crate::{BoxError, Hook, HookError, HookPoint, ModelDims, Result};
 
 /// The hooks of one run.
 ///
@@ -76,7 +77,8 @@ impl<'h> HookSet<'h> {
         let mut act = act;
         for &index in &entry.hooks {
             let Some(hook) = self.hooks.get_mut(index) else { continue };
-            let answer = hook.visit(site, &act).map_err(|source| HookError::Hook { site, source })?;
+            let failed = |source| HookError::Hook { site, source: without_backtrace(source) };
+            let answer = hook.visit(site, &act).map_err(failed)?;
             if let Some(new) = answer {
                 check_replacement(site, &act, &new)?;
                 act = new;
@@ -101,6 +103,14 @@ impl<'h> HookSet<'h> {
         let mut sites: Vec<_> = self.sites.iter().filter(|(_, s)| !s.fired).map(|(site, _)| *site).collect();
         sites.sort();
         if sites.is_empty() { Ok(()) } else { Err(HookError::NeverFired { sites }) }
+    }
+}
+
+/// A hook that says `f_add(…)?` returns libtorch's error, which carries a C++ backtrace: [`TensorError`] keeps its first line.
+fn without_backtrace(error: BoxError) -> BoxError {
+    match error.downcast::<TchError>() {
+        Ok(error) => TensorError::from(*error).into(),
+        Err(other) => other,
     }
 }
 

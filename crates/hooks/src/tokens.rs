@@ -2,7 +2,7 @@ use std::{fmt, str::FromStr};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{HookError, ModelDims, Result};
+use crate::{HookError, ModelDims, Result, error::one_line};
 
 /// Token ids, with which of them attention may see and which of them count.
 ///
@@ -72,9 +72,18 @@ impl TokenBatch {
             }
         }
         if let Some(mask) = mask {
-            if mask.len() != rows.len() || mask.iter().any(|m| m.len() != pos) {
-                let shape = (mask.len(), mask.first().map_or(0, Vec::len));
-                return bad(format!("the attention mask is {shape:?}, but the ids are ({}, {pos})", rows.len()));
+            if mask.len() != rows.len() {
+                return bad(format!(
+                    "the attention mask has {} rows for {} sequences",
+                    mask.len(),
+                    rows.len()
+                ));
+            }
+            if let Some((i, m)) = mask.iter().enumerate().find(|(_, m)| m.len() != pos) {
+                return bad(format!(
+                    "the attention mask of sequence {i} has {} entries for {pos} tokens",
+                    m.len()
+                ));
             }
             if mask.iter().flatten().any(|m| !matches!(m, 0 | 1)) {
                 return bad("the attention mask must hold 0 and 1 alone".to_owned());
@@ -147,7 +156,8 @@ impl TokenBatch {
             return Err(HookError::TokenOutOfRange { id, d_vocab: dims.d_vocab });
         }
         if self.pos() > dims.n_ctx as i64 {
-            let problem = format!("a sequence of {} tokens exceeds the model's context of {}", self.pos(), dims.n_ctx);
+            let problem =
+                format!("a sequence of {} tokens exceeds the model's context of {}", self.pos(), dims.n_ctx);
             return Err(HookError::Tokens(problem));
         }
         Ok(())
@@ -184,7 +194,7 @@ impl Positions {
             Self::All => Ok(Tensor::f_ones(size, on)?),
             Self::Range { start, end } => {
                 let end = end.unwrap_or(tokens.pos());
-                if start >= end || end > tokens.pos() {
+                if start < 0 || start >= end || end > tokens.pos() {
                     let problem = format!("positions {self} are not within the {} of the text", tokens.pos());
                     return Err(HookError::Positions(problem));
                 }
@@ -214,7 +224,7 @@ impl FromStr for Positions {
     fn from_str(text: &str) -> Result<Self> {
         let range = || {
             let (start, end) = text.split_once(':')?;
-            let number = |t: &str| t.parse::<i64>().ok().filter(|n| *n >= 0);
+            let number = |t: &str| t.bytes().all(|b| b.is_ascii_digit()).then(|| t.parse::<i64>().ok())?;
             let start = if start.is_empty() { 0 } else { number(start)? };
             let end = if end.is_empty() { None } else { Some(number(end).filter(|e| *e > start)?) };
             Some(Self::Range { start, end })
@@ -223,7 +233,10 @@ impl FromStr for Positions {
             "counted" => Ok(Self::Counted),
             "all" => Ok(Self::All),
             _ => range().ok_or_else(|| {
-                HookError::Positions(format!("`{text}` is no set of positions: expected `counted`, `all` or `i:j`"))
+                let shown = one_line(text);
+                HookError::Positions(format!(
+                    "`{shown}` is no set of positions: expected `counted`, `all` or `i:j`"
+                ))
             }),
         }
     }

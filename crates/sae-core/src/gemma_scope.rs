@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
-use tch_ext::{NpzFile, TensorError, expect_kind, write_npz};
+use tch_ext::{NpzFile, TensorError, expect_finite, expect_kind, kind_name, write_npz};
 
 use crate::{JumpRelu, Result, SaeError};
 
@@ -42,12 +42,13 @@ pub fn read_gemma_scope(mut npz: NpzFile) -> Result<JumpRelu> {
 /// Writes a `params.npz`, stored as `numpy.savez` does, in float32 (as released) or float16.
 ///
 /// # Errors
-/// The system's; a dtype that is neither.
+/// The system's; a dtype that is neither; a value beyond float16's 65,504, which would become infinite.
 pub fn save_gemma_scope(sae: &JumpRelu, path: &Path, kind: Kind) -> Result<()> {
     let cast = sae.parameters().map(|(name, t)| t.f_to_kind(kind).map(|t| (name, t)));
     let cast = cast.into_iter().collect::<Result<Vec<_>, _>>()?;
     for (name, tensor) in &cast {
         expect_kind(name, tensor, &[Kind::Float, Kind::Half])?;
+        expect_finite(&format!("{name} as {}", kind_name(kind)), tensor)?;
     }
     Ok(write_npz(path, cast.iter().map(|(name, tensor)| (*name, tensor)))?)
 }

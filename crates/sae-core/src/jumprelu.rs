@@ -38,21 +38,25 @@ impl JumpRelu {
     ///
     /// # Errors
     /// A tensor of another shape or dtype, or that is not finite; a negative threshold.
-    pub fn new(w_enc: Tensor, b_enc: Tensor, w_dec: Tensor, b_dec: Tensor, threshold: Tensor) -> Result<Self> {
-        let size = w_enc.size();
-        let (d_in, d_sae) = match size.as_slice() {
-            &[d_in, d_sae] => (("d_in", d_in), ("d_sae", d_sae)),
-            _ => (("d_in", -1), ("d_sae", -1)), // refused just below, by its name
-        };
-        let d_out = ("d_out", w_dec.size().get(1).copied().unwrap_or(-1));
-        let shapes: [(&str, &Tensor, &[(&str, i64)]); 5] = [
-            ("W_enc", &w_enc, &[d_in, d_sae]),
+    pub fn new(
+        w_enc: Tensor,
+        b_enc: Tensor,
+        w_dec: Tensor,
+        b_dec: Tensor,
+        threshold: Tensor,
+    ) -> Result<Self> {
+        let size = |tensor: &Tensor, axis: usize| tensor.size().get(axis).copied();
+        let d_in = ("d_in", size(&w_enc, 0).unwrap_or(0));
+        let d_sae = [size(&w_enc, 1), size(&w_dec, 0), size(&b_enc, 0), size(&threshold, 0)];
+        let d_sae = ("d_sae", commonest(&d_sae));
+        let d_out = ("d_out", commonest(&[size(&w_dec, 1), size(&b_dec, 0), size(&w_enc, 0)]));
+        for (name, tensor, axes) in [
+            ("W_enc", &w_enc, [d_in, d_sae].as_slice()),
             ("b_enc", &b_enc, &[d_sae]),
             ("W_dec", &w_dec, &[d_sae, d_out]),
             ("b_dec", &b_dec, &[d_out]),
             ("threshold", &threshold, &[d_sae]),
-        ];
-        for (name, tensor, axes) in shapes {
+        ] {
             expect_shape(name, tensor, axes)?;
             expect_kind(name, tensor, &[Kind::Float])?;
             expect_finite(name, tensor)?;
@@ -95,10 +99,17 @@ impl JumpRelu {
         Ok(self.b_enc.f_addmm(rows, &self.w_enc)?)
     }
 
-    /// Where latents are active, given π: strictly above the threshold.
-    fn active(&self, pre_acts: &Tensor) -> Result<Tensor> {
-        Ok(pre_acts.f_gt_tensor(&self.threshold)?)
+    /// Where latents are off, given π: not above the threshold. NaN is on, so that it shows in every form of the features.
+    fn off(&self, pre_acts: &Tensor) -> Result<Tensor> {
+        Ok(pre_acts.f_le_tensor(&self.threshold)?)
     }
+}
+
+/// The size that most tensors have, so that the odd one out is the one refused; of several, the first.
+fn commonest(sizes: &[Option<i64>]) -> i64 {
+    let count = |size: &i64| sizes.iter().flatten().filter(|s| *s == size).count();
+    // Turned around, since `max_by_key` takes the last of several.
+    sizes.iter().flatten().rev().max_by_key(|size| count(size)).copied().unwrap_or(0)
 }
 
 impl SparseAutoencoder for JumpRelu {
@@ -121,7 +132,7 @@ impl SparseAutoencoder for JumpRelu {
     fn encode(&self, x: &Tensor) -> Result<Tensor> {
         let mut size = expect_width("the input", x, "d_in", self.d_in())?;
         let pre_acts = self.pre_acts(&x.f_reshape([-1, self.d_in()])?)?;
-        let features = pre_acts.f_mul(&self.active(&pre_acts)?)?;
+        let features = pre_acts.f_masked_fill(&self.off(&pre_acts)?, 0.0)?;
         if let Some(last) = size.last_mut() {
             *last = self.d_sae();
         }
@@ -131,12 +142,17 @@ impl SparseAutoencoder for JumpRelu {
     fn encode_sparse(&self, x: &Tensor) -> Result<SparseFeatures> {
         let size = expect_width("the input", x, "d_in", self.d_in())?;
         if size.len() != 2 {
-            return Err(SaeError::Width { what: "the input", expected: "two axes, d_in".to_owned(), got: size });
+            return Err(SaeError::Width {
+                what: "the input",
+                expected: "two axes, d_in".to_owned(),
+                got: size,
+            });
         }
         let mut parts = Vec::new();
         for rows in x.f_split(ROWS_AT_A_TIME, 0)? {
             let pre_acts = self.pre_acts(&rows)?;
-            parts.push(SparseFeatures::from_mask(&pre_acts, &self.active(&pre_acts)?, self.d_sae())?);
+            let active = self.off(&pre_acts)?.f_logical_not()?;
+            parts.push(SparseFeatures::from_mask(&pre_acts, &active, self.d_sae())?);
         }
         SparseFeatures::concat(&parts)
     }
@@ -152,7 +168,11 @@ impl SparseAutoencoder for JumpRelu {
 
     fn decode_sparse(&self, features: &SparseFeatures) -> Result<Tensor> {
         if features.d_sae() != self.d_sae() {
-            return Err(SaeError::Sparse(format!("d_sae is {}, but the SAE has {}", features.d_sae(), self.d_sae())));
+            return Err(SaeError::Sparse(format!(
+                "d_sae is {}, but the SAE has {}",
+                features.d_sae(),
+                self.d_sae()
+            )));
         }
         const SUM: i64 = 0;
         let (sums, ..) = Tensor::f_embedding_bag(

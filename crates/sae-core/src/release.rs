@@ -124,7 +124,9 @@ impl FromStr for SaeId {
     type Err = SaeError;
 
     fn from_str(text: &str) -> Result<Self> {
-        parse(text).map_err(|problem| SaeError::Id { text: text.to_owned(), problem })
+        // A line break, say, would tear the sentence apart.
+        let visible = |t: &str| t.escape_debug().to_string();
+        parse(text).map_err(|problem| SaeError::Id { text: visible(text), problem: visible(&problem) })
     }
 }
 
@@ -133,7 +135,9 @@ fn parse(text: &str) -> Result<SaeId, String> {
     let short = text.strip_prefix("google/").unwrap_or(text);
     let short = short.strip_suffix("/params.npz").unwrap_or(short);
     let parts: Vec<&str> = short.split('/').collect();
-    let [name, place, width, l0] = parts.as_slice() else { return Err(format!("it should read like `{FORM}`")) };
+    let [name, place, width, l0] = parts.as_slice() else {
+        return Err(format!("it should read like `{FORM}`"));
+    };
     // SAELens names the same files by releases of their own with this ending.
     let name = name.strip_suffix("-canonical").unwrap_or(name);
     let release = RELEASES.iter().find(|r| r.name == name).ok_or_else(|| {
@@ -141,11 +145,9 @@ fn parse(text: &str) -> Result<SaeId, String> {
         format!("there is no release `{name}`; the releases are {}", known.join(", "))
     })?;
     let layer = match place.strip_prefix("layer_") {
-        Some(layer) => Some(
-            digits(layer).filter(|l| (*l as usize) < release.n_layers).ok_or_else(|| {
-                format!("`{place}` is not one of its layers, layer_0 to layer_{}", release.n_layers - 1)
-            })? as usize,
-        ),
+        Some(layer) => Some(digits(layer).filter(|l| (*l as usize) < release.n_layers).ok_or_else(|| {
+            format!("`{place}` is not one of its layers, layer_0 to layer_{}", release.n_layers - 1)
+        })? as usize),
         None if *place == "embedding" && release.site == Site::Residual => None,
         None => return Err(format!("`{place}` should read like `layer_20`")),
     };

@@ -89,10 +89,8 @@ pub trait SaeExt: SparseAutoencoder {
     /// # Errors
     /// [`SaeError::Feature`].
     fn check_feature(&self, feature: FeatureId) -> Result<()> {
-        if feature.0 as i64 >= self.d_sae() {
-            return Err(SaeError::Feature { feature: feature.0, d_sae: self.d_sae() });
-        }
-        Ok(())
+        let there = i64::try_from(feature.0).is_ok_and(|f| f < self.d_sae());
+        if there { Ok(()) } else { Err(SaeError::Feature { feature: feature.0, d_sae: self.d_sae() }) }
     }
 }
 
@@ -141,13 +139,22 @@ pub struct FeatureHit {
 pub fn top_features(features: &Tensor, k: usize) -> Result<Vec<FeatureHit>> {
     let size = features.size();
     let &[_, pos, d_sae] = size.as_slice() else {
-        return Err(SaeError::Width { what: "features", expected: "three axes, d_sae".to_owned(), got: size });
+        return Err(SaeError::Width {
+            what: "features",
+            expected: "three axes, d_sae".to_owned(),
+            got: size,
+        });
     };
     let rows = SparseFeatures::from_dense(&features.f_reshape([-1, d_sae])?)?;
     let mut hits = Vec::new();
     for (i, top) in rows.top_k(k)?.into_iter().enumerate() {
         let (row, at) = (i as i64 / pos, i as i64 % pos);
-        hits.extend(top.into_iter().map(|(feature, activation)| FeatureHit { row, pos: at, feature, activation }));
+        hits.extend(top.into_iter().map(|(feature, activation)| FeatureHit {
+            row,
+            pos: at,
+            feature,
+            activation,
+        }));
     }
     Ok(hits)
 }

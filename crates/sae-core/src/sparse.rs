@@ -73,7 +73,9 @@ impl SparseFeatures {
     /// # Errors
     /// [`SaeError::Sparse`] for none, or different widths.
     pub fn concat(parts: &[Self]) -> Result<Self> {
-        let Some(first) = parts.first() else { return Err(SaeError::Sparse("nothing to put together".to_owned())) };
+        let Some(first) = parts.first() else {
+            return Err(SaeError::Sparse("nothing to put together".to_owned()));
+        };
         if parts.iter().any(|p| p.d_sae != first.d_sae) {
             return Err(SaeError::Sparse("parts of different widths".to_owned()));
         }
@@ -139,7 +141,8 @@ impl SparseFeatures {
         let rows = Tensor::f_arange(n, (Kind::Int64, self.indices.device()))?;
         let rows = rows.f_repeat_interleave_self_tensor(&self.counts()?, 0, self.nnz())?;
         let flat = rows.f_mul_scalar(self.d_sae)?.f_add(&self.indices)?;
-        let zeros = self.values.f_new_zeros([n * self.d_sae], (self.values.f_kind()?, self.values.device()))?;
+        let zeros =
+            self.values.f_new_zeros([n * self.d_sae], (self.values.f_kind()?, self.values.device()))?;
         Ok(zeros.f_index_add(0, &flat, &self.values)?.f_reshape([n, self.d_sae])?)
     }
 
@@ -154,7 +157,8 @@ impl SparseFeatures {
         let mut rows = Vec::with_capacity(pointers.len().saturating_sub(1));
         for span in pointers.windows(2) {
             let span = span[0] as usize..span[1] as usize;
-            let latents = indices.get(span.clone()).unwrap_or_default().iter().map(|&i| FeatureId(i as usize));
+            let latents =
+                indices.get(span.clone()).unwrap_or_default().iter().map(|&i| FeatureId(i as usize));
             let mut row: Vec<_> = latents.zip(values.get(span).unwrap_or_default().iter().copied()).collect();
             row.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
             row.truncate(k);

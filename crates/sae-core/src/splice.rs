@@ -1,7 +1,7 @@
 use hooks::{BoxError, Hook, HookPoint, edit::only_at};
 use tch::Tensor;
 
-use crate::{FeatureId, Result, SaeError, SaeExt as _, SparseAutoencoder, as_input};
+use crate::{FeatureId, Result, SaeError, SaeExt as _, SparseAutoencoder, as_input, sae::expect_width};
 
 /// An SAE in the place of an activation: a hook for the SAE's site.
 ///
@@ -33,7 +33,7 @@ impl<'s> Splice<'s> {
         Ok(self)
     }
 
-    /// Adds the SAE's error back: `x + decode(clamped f) − decode(f)`.
+    /// Adds the SAE's error back: `x + (decode(clamped f) − decode(f))`.
     #[must_use]
     pub fn keep_error(mut self) -> Self {
         self.keep_error = true;
@@ -49,9 +49,14 @@ impl<'s> Splice<'s> {
 
     fn apply(&self, site: HookPoint, act: &Tensor) -> Result<Tensor> {
         let x = as_input(site, act)?;
+        expect_width("the input", &x, "d_in", self.sae.d_in())?;
         if self.sae.d_in() != self.sae.d_out() {
             let got = vec![self.sae.d_in(), self.sae.d_out()];
-            return Err(SaeError::Width { what: "a transcoder is no splice: it", expected: "d_out = d_in".to_owned(), got });
+            return Err(SaeError::Width {
+                what: "a transcoder is no splice: it",
+                expected: "d_out = d_in".to_owned(),
+                got,
+            });
         }
         let new = match (self.clamps.is_empty(), self.keep_error) {
             (true, true) => x.shallow_clone(),
@@ -64,7 +69,8 @@ impl<'s> Splice<'s> {
                     clamped = clamped.f_index_fill(-1, &latent, *value)?;
                 }
                 let new = self.sae.decode(&clamped)?;
-                if keep_error { x.f_add(&new)?.f_sub(&self.sae.decode(&features)?)? } else { new }
+                // The difference first: where no clamp changes a latent it is zero, and x stays as it is to the last bit.
+                if keep_error { x.f_add(&new.f_sub(&self.sae.decode(&features)?)?)? } else { new }
             }
         };
         let new = new.f_reshape(act.size())?.f_to_kind(act.f_kind()?)?;

@@ -84,7 +84,9 @@ impl TensorError {
     }
 
     pub(crate) fn format(file: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Format { file: file.into(), problem: problem.into() }
+        // A damaged file's own words may hold line breaks and worse.
+        let one_line = |text: String| text.replace(char::is_control, "\u{FFFD}");
+        Self::Format { file: one_line(file.into()), problem: one_line(problem.into()) }
     }
 }
 
@@ -93,7 +95,7 @@ impl From<TchError> for TensorError {
     fn from(error: TchError) -> Self {
         let text = error.to_string();
         let line = text.lines().next().unwrap_or_default();
-        Self::Torch(line.trim_start_matches("Internal torch error: ").to_owned())
+        Self::Torch(line.trim_start_matches("Internal torch error: ").trim_end_matches('.').to_owned())
     }
 }
 

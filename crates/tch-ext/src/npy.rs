@@ -1,7 +1,7 @@
 //! The `.npy` format: a magic number, a version, a Python dict as text, then the array's bytes.
 //! Source: NumPy's `numpy/lib/format.py`.
 
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use crate::{Result, TensorError};
 
@@ -29,12 +29,15 @@ pub(crate) fn parse(file: &str, bytes: &[u8]) -> Result<Tensor> {
         let problem = format!("shape {:?} needs {wanted} bytes, but {} are there", header.shape, data.len());
         return Err(TensorError::format(file, problem));
     }
+    // An array without elements may still have sizes whose product no index holds: libtorch refuses it.
+    let refused = |e: TchError| TensorError::format(file, TensorError::from(e).to_string());
     if !header.fortran_order {
-        return Ok(Tensor::f_from_data_size(data, &header.shape, header.kind)?);
+        return Tensor::f_from_data_size(data, &header.shape, header.kind).map_err(refused);
     }
     let reversed: Vec<i64> = header.shape.iter().rev().copied().collect();
     let axes: Vec<i64> = (0..reversed.len() as i64).rev().collect();
-    Ok(Tensor::f_from_data_size(data, &reversed, header.kind)?.f_permute(axes)?.f_contiguous()?)
+    let tensor = Tensor::f_from_data_size(data, &reversed, header.kind).map_err(refused)?;
+    Ok(tensor.f_permute(axes)?.f_contiguous()?)
 }
 
 pub(crate) fn parse_header(file: &str, bytes: &[u8]) -> Result<Header> {
@@ -44,8 +47,13 @@ pub(crate) fn parse_header(file: &str, bytes: &[u8]) -> Result<Header> {
         return Err(bad("not a NumPy array"));
     }
     let (length, text_start) = match bytes.get(6).ok_or_else(short)? {
-        1 => (u16::from_le_bytes(bytes.get(8..10).and_then(|b| b.try_into().ok()).ok_or_else(short)?).into(), 10),
-        2 | 3 => (u32::from_le_bytes(bytes.get(8..12).and_then(|b| b.try_into().ok()).ok_or_else(short)?), 12),
+        1 => (
+            u16::from_le_bytes(bytes.get(8..10).and_then(|b| b.try_into().ok()).ok_or_else(short)?).into(),
+            10,
+        ),
+        2 | 3 => {
+            (u32::from_le_bytes(bytes.get(8..12).and_then(|b| b.try_into().ok()).ok_or_else(short)?), 12)
+        }
         version => return Err(bad(&format!("version {version} of the NumPy format is unknown"))),
     };
     let data_start = text_start + length as usize;
@@ -81,8 +89,10 @@ fn parse_dict(text: &str) -> Result<(Kind, bool, Vec<i64>), String> {
                 let (inner, after) =
                     after.strip_prefix('(').and_then(|t| t.split_once(')')).ok_or_else(odd)?;
                 let sizes = inner.split(',').map(str::trim).filter(|s| !s.is_empty());
-                let sizes: Vec<i64> =
-                    sizes.map(|s| s.parse().ok().filter(|n| *n >= 0)).collect::<Option<_>>().ok_or_else(odd)?;
+                let sizes: Vec<i64> = sizes
+                    .map(|s| s.parse().ok().filter(|n| *n >= 0))
+                    .collect::<Option<_>>()
+                    .ok_or_else(odd)?;
                 shape = Some(sizes);
                 after
             }

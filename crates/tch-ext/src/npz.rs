@@ -26,6 +26,8 @@ impl<T: Read + Seek + Send> ReadSeek for T {}
 pub struct NpzFile {
     name: String,
     archive: ZipArchive<Box<dyn ReadSeek>>,
+    /// Bytes of the whole archive.
+    length: u64,
     members: BTreeMap<String, usize>,
 }
 
@@ -49,10 +51,12 @@ impl NpzFile {
 
     fn from_reader(name: &str, mut reader: Box<dyn ReadSeek>) -> Result<Self> {
         let bad = |problem: String| TensorError::format(name, problem);
+        let io = |source| TensorError::Io { file: name.to_owned(), source };
         let unreadable = |e: zip::result::ZipError| bad(format!("not a readable npz archive: {e}"));
+        let length = reader.seek(SeekFrom::End(0)).map_err(io)?;
+        reader.rewind().map_err(io)?;
         let directory = ZipArchive::new(&mut reader).map_err(unreadable)?.central_directory_start();
-        let listed = count_records(&mut reader, directory)
-            .map_err(|source| TensorError::Io { file: name.to_owned(), source })?;
+        let listed = count_records(&mut reader, directory).map_err(io)?;
         let archive = ZipArchive::new(reader).map_err(unreadable)?;
         if listed != archive.len() {
             return Err(bad(format!("lists {listed} members under {} names: one is doubled", archive.len())));
@@ -60,11 +64,15 @@ impl NpzFile {
         let mut members = BTreeMap::new();
         for index in 0..archive.len() {
             let member = archive.name_for_index(index).unwrap_or_default();
-            let array =
-                member.strip_suffix(".npy").ok_or_else(|| bad(format!("member `{member}` is not a `.npy` array")))?;
+            let array = member
+                .strip_suffix(".npy")
+                .ok_or_else(|| bad(format!("member `{member}` is not a `.npy` array")))?;
+            if array.contains(char::is_control) {
+                return Err(bad(format!("{array:?} is no name of an array")));
+            }
             members.insert(array.to_owned(), index);
         }
-        Ok(Self { name: name.to_owned(), archive, members })
+        Ok(Self { name: name.to_owned(), archive, length, members })
     }
 
     /// The path, or the name given.
@@ -91,12 +99,15 @@ impl NpzFile {
         if !matches!(member.compression(), CompressionMethod::Stored | CompressionMethod::Deflated) {
             return Err(bad(format!("compression {} is not read", member.compression())));
         }
+        if packed > self.length {
+            return Err(bad(format!("claims {packed} bytes of an archive of {}", self.length)));
+        }
         if size > LARGE_MEMBER && size / MAX_EXPANSION > packed {
             return Err(bad(format!("{packed} bytes that claim to expand to {size}: refused as a zip bomb")));
         }
-        // Grows with what is really there, so a false size allocates nothing; one byte more would show an overrun.
+        // Grows with what is really there, so a false size allocates little; one byte more would show an overrun.
         let mut bytes = Vec::with_capacity(size.min(packed.saturating_mul(4)) as usize);
-        member.take(size + 1).read_to_end(&mut bytes).map_err(|e| bad(e.to_string()))?;
+        member.take(size.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| bad(e.to_string()))?;
         if bytes.len() as u64 != size {
             return Err(bad(format!("the archive promises {size} bytes, but {} came", bytes.len())));
         }

@@ -1,5 +1,5 @@
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     fs::File,
     io::{BufReader, Cursor, Read, Seek, SeekFrom, Write as _},
@@ -7,6 +7,10 @@ use std::{
 };
 
 use safetensors::{Dtype, tensor::Metadata};
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use tch::{Kind, Tensor};
 
 use crate::{Result, TensorError, kind_name, write_atomically};
@@ -66,15 +70,26 @@ impl SafetensorsFile {
         reader.read_exact(&mut size).map_err(io)?;
         let header = u64::from_le_bytes(size);
         if header > MAX_HEADER || header > length - 8 {
-            return Err(bad(format!("not a safetensors file, or truncated: it claims a header of {header} bytes")));
+            return Err(bad(format!(
+                "not a safetensors file, or truncated: it claims a header of {header} bytes"
+            )));
         }
         let mut json = vec![0; header as usize];
         reader.read_exact(&mut json).map_err(io)?;
-        let metadata: Metadata =
-            serde_json::from_slice(&json).map_err(|e| bad(format!("damaged safetensors header: {e}")))?;
+        let damaged = |e: serde_json::Error| bad(format!("damaged safetensors header: {e}"));
+        let Names(names) = serde_json::from_slice(&json).map_err(damaged)?;
+        if let Some(name) = doubled(names.iter().map(String::as_str)) {
+            return Err(bad(format!("damaged safetensors header: `{name}` stands twice")));
+        }
+        if let Some(name) = names.iter().find(|name| name.contains(char::is_control)) {
+            return Err(bad(format!("damaged safetensors header: {name:?} is no name")));
+        }
+        let metadata: Metadata = serde_json::from_slice(&json).map_err(damaged)?;
         let expected = 8 + header + metadata.data_len() as u64;
         if expected != length {
-            return Err(bad(format!("truncated or padded: its header describes {expected} bytes, but it has {length}")));
+            return Err(bad(format!(
+                "truncated or padded: its header describes {expected} bytes, but it has {length}"
+            )));
         }
         Ok(Self { name: name.to_owned(), reader: Box::new(reader), metadata, data_start: 8 + header })
     }
@@ -124,7 +139,10 @@ impl SafetensorsFile {
         self.reader.seek(SeekFrom::Start(self.data_start + start as u64)).map_err(io)?;
         let mut bytes = vec![0; end - start];
         self.reader.read_exact(&mut bytes).map_err(io)?;
-        Ok(Tensor::f_from_data_size(&bytes, &shape, kind)?)
+        // A tensor without elements may still have sizes whose product no index holds: libtorch refuses it.
+        Tensor::f_from_data_size(&bytes, &shape, kind).map_err(|e| {
+            TensorError::format(format!("{}: {tensor}", self.name), TensorError::from(e).to_string())
+        })
     }
 }
 
@@ -165,11 +183,14 @@ pub fn write_safetensors<'t>(
         offset = end;
     }
     let bad = |problem: String| TensorError::format(path.display().to_string(), problem);
+    if let Some(name) = doubled(tensors.iter().map(|(name, _)| name.as_str()).chain([METADATA])) {
+        return Err(bad(format!("can't hold two tensors named `{name}`")));
+    }
     // Sorted, so that the same tensors give the same bytes.
     let header = Metadata::new(None, infos).map_err(|e| bad(e.to_string()))?;
     let mut header = serde_json::to_value(&header).map_err(|e| bad(e.to_string()))?;
     if let (false, Some(map)) = (text.is_empty(), header.as_object_mut()) {
-        map.insert("__metadata__".to_owned(), serde_json::json!(text));
+        map.insert(METADATA.to_owned(), serde_json::json!(text));
     }
     let mut header = header.to_string().into_bytes();
     // The format asks for data aligned to eight bytes.
@@ -183,6 +204,40 @@ pub fn write_safetensors<'t>(
         }
         Ok(())
     })
+}
+
+/// The key of the free text, which no tensor may have.
+const METADATA: &str = "__metadata__";
+
+/// The keys of a JSON object as they stand in the file. A map keeps the last of several equal ones and says nothing.
+struct Names(Vec<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+                let mut names = Vec::new();
+                while let Some((name, IgnoredAny)) = map.next_entry()? {
+                    names.push(name);
+                }
+                Ok(Names(names))
+            }
+        }
+        deserializer.deserialize_map(Keys)
+    }
+}
+
+/// The first name that came before.
+fn doubled<'n>(names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    let mut seen = HashSet::new();
+    names.into_iter().find(|name| !seen.insert(*name))
 }
 
 /// The bytes of a contiguous CPU tensor, in this machine's order (which is little-endian wherever libtorch runs).

@@ -35,10 +35,12 @@ impl WeightSource {
         }
         let wanted = read_index(&index)?;
         let shards: BTreeSet<&String> = wanted.values().collect();
-        let files = shards.iter().map(|shard| SafetensorsFile::open(&folder.join(shard))).collect::<Result<_>>()?;
+        let files =
+            shards.iter().map(|shard| SafetensorsFile::open(&folder.join(shard))).collect::<Result<_>>()?;
         let source = Self::new(&folder.display().to_string(), files)?;
         for (tensor, shard) in &wanted {
-            let held = source.tensors.get(tensor).and_then(|&i| source.files.get(i)).map(SafetensorsFile::name);
+            let held =
+                source.tensors.get(tensor).and_then(|&i| source.files.get(i)).map(SafetensorsFile::name);
             if held != Some(folder.join(shard).display().to_string().as_str()) {
                 let problem = format!("says that `{tensor}` is in `{shard}`, which does not hold it");
                 return Err(TensorError::format(index.display().to_string(), problem));
@@ -60,7 +62,10 @@ impl WeightSource {
         for (i, file) in files.iter().enumerate() {
             for tensor in file.names() {
                 if tensors.insert(tensor.clone(), i).is_some() {
-                    return Err(TensorError::format(file.name(), format!("`{tensor}` is also in another shard")));
+                    return Err(TensorError::format(
+                        file.name(),
+                        format!("`{tensor}` is also in another shard"),
+                    ));
                 }
             }
         }
@@ -84,14 +89,17 @@ impl WeightSource {
     /// [`NotFinite`](TensorError::NotFinite), or the system's.
     pub fn take(&mut self, tensor: &str, axes: &[(&str, i64)], kind: Kind, device: Device) -> Result<Tensor> {
         let file = self.tensors.get(tensor).and_then(|&i| self.files.get_mut(i));
-        let file = file.ok_or_else(|| TensorError::Missing { file: self.name.clone(), name: tensor.to_owned() })?;
+        let file =
+            file.ok_or_else(|| TensorError::Missing { file: self.name.clone(), name: tensor.to_owned() })?;
         let what = format!("{}: {tensor}", file.name());
         let got = file.read(tensor)?;
         expect_shape(&what, &got, axes)?;
         expect_kind(&what, &got, &[Kind::Float, Kind::BFloat16, Kind::Half])?;
+        let got = got.f_to_device(device)?.f_to_kind(kind)?;
+        // After the cast, which makes infinities of what float16 does not reach.
         expect_finite(&what, &got)?;
         self.taken.insert(tensor.to_owned());
-        Ok(got.f_to_device(device)?.f_to_kind(kind)?)
+        Ok(got)
     }
 
     /// Ends the reading.

@@ -19,7 +19,10 @@ impl Golden {
     /// Opens `fixtures/PATH`.
     pub fn open(path: &str) -> Self {
         let open = SafetensorsFile::open(&fixture(path));
-        Self { file: open.unwrap_or_else(|e| panic!("{e}; regenerate with tools/golden, see fixtures/README.md")) }
+        Self {
+            file: open
+                .unwrap_or_else(|e| panic!("{e}; regenerate with tools/golden, see fixtures/README.md")),
+        }
     }
 
     /// The names of its tensors.

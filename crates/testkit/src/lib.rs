@@ -1,7 +1,12 @@
 //! For tests alone: golden files, closeness, seeded tensors, and a toy model whose values can be worked out by hand.
 //!
 //! Helpers here panic, as assertions do.
-#![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used, reason = "a failed helper is a failed test")]
+#![allow(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a failed helper is a failed test"
+)]
 
 mod golden;
 mod random;

@@ -23,7 +23,16 @@ impl ToyModel {
     /// A model with weights from a seed.
     pub fn new(n_layers: usize, d_model: usize, d_vocab: usize, seed: u64) -> Self {
         let (l, d, v) = (n_layers as i64, d_model as i64, d_vocab as i64);
-        let dims = ModelDims { n_layers, d_model, n_heads: 1, n_kv_heads: 1, d_head: d_model, d_mlp: d_model, d_vocab, n_ctx: 64 };
+        let dims = ModelDims {
+            n_layers,
+            d_model,
+            n_heads: 1,
+            n_kv_heads: 1,
+            d_head: d_model,
+            d_mlp: d_model,
+            d_vocab,
+            n_ctx: 64,
+        };
         Self {
             dims,
             w_e: normal(&[v, d], seed),
@@ -61,12 +70,14 @@ impl HookedModel for ToyModel {
             return Err(HookError::Model("no such block".into()));
         }
         let mut x = resid.shallow_clone();
-        let counts = Tensor::f_arange_start(1, tokens.pos() + 1, (Kind::Float, tch::Device::Cpu))?.f_view([1, -1, 1])?;
+        let counts = Tensor::f_arange_start(1, tokens.pos() + 1, (Kind::Float, tch::Device::Cpu))?
+            .f_view([1, -1, 1])?;
         for l in range {
             let site = LayerIdx(l);
             x = hooks.at(HookPoint::ResidPre(site), x)?;
             let mean = x.f_cumsum(1, Kind::Float)?.f_div(&counts)?;
-            let out = hooks.at(HookPoint::MlpOut(site), mean.f_matmul(&self.w.f_select(0, l as i64)?)?.f_tanh()?)?;
+            let out = hooks
+                .at(HookPoint::MlpOut(site), mean.f_matmul(&self.w.f_select(0, l as i64)?)?.f_tanh()?)?;
             x = hooks.at(HookPoint::ResidPost(site), x.f_add(&out)?)?;
         }
         Ok(x)

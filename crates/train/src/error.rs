@@ -1,3 +1,4 @@
+use sae_core::SaeError;
 use tch::TchError;
 use tch_ext::TensorError;
 
@@ -16,6 +17,9 @@ pub enum TrainError {
         /// The loss.
         loss: f64,
     },
+    /// An SAE's error.
+    #[error(transparent)]
+    Sae(#[from] SaeError),
     /// A tensor's error, or a file's.
     #[error(transparent)]
     Tensor(#[from] TensorError),

@@ -8,7 +8,10 @@ use tokenizers::{
     AddedToken, TokenizerBuilder,
     models::bpe::{BPE, BpeTrainer},
     normalizers::{NormalizerWrapper, Replace},
-    pre_tokenizers::{PreTokenizerWrapper, split::{Split, SplitPattern}},
+    pre_tokenizers::{
+        PreTokenizerWrapper,
+        split::{Split, SplitPattern},
+    },
 };
 use tokenizers::{DecoderWrapper, PostProcessorWrapper, tokenizer::SplitDelimiterBehavior};
 
@@ -29,12 +32,18 @@ pub(crate) fn train(run: &Path, vocab: usize) -> Result<()> {
     };
     // Words with the space before them, digits one by one, runs of punctuation, newlines apart.
     let words = split(r"▁?[A-Za-z]+(?:'[a-z]+)?|[0-9]|\n+|▁+|[^▁A-Za-z0-9\n]+")?;
-    let mut tokenizer = TokenizerBuilder::<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>::new()
-        .with_model(BPE::default())
-        .with_normalizer(Some(Replace::new(" ", "▁").map_err(|e| anyhow!("{e}"))?.into()))
-        .with_pre_tokenizer(Some(words.into()))
-        .build()
-        .map_err(|e| anyhow!("{e}"))?;
+    let mut tokenizer = TokenizerBuilder::<
+        BPE,
+        NormalizerWrapper,
+        PreTokenizerWrapper,
+        PostProcessorWrapper,
+        DecoderWrapper,
+    >::new()
+    .with_model(BPE::default())
+    .with_normalizer(Some(Replace::new(" ", "▁").map_err(|e| anyhow!("{e}"))?.into()))
+    .with_pre_tokenizer(Some(words.into()))
+    .build()
+    .map_err(|e| anyhow!("{e}"))?;
     let mut trainer = BpeTrainer::builder()
         .vocab_size(vocab)
         .min_frequency(2)

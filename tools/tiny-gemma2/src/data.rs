@@ -31,7 +31,8 @@ pub(crate) fn encode(run: &Path) -> Result<()> {
 /// The documents of a split as ids.
 pub(crate) fn load(run: &Path, split: &str) -> Result<Vec<Vec<i64>>> {
     let path = run.join(format!("{split}.tokens"));
-    let bytes = fs::read(&path).with_context(|| format!("{}: run the step `tokenizer` first", path.display()))?;
+    let bytes =
+        fs::read(&path).with_context(|| format!("{}: run the step `tokenizer` first", path.display()))?;
     let words: Vec<i64> =
         bytes.chunks_exact(4).map(|b| i64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect();
     let mut documents = Vec::new();

@@ -22,7 +22,7 @@ use crate::data;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Steps in all; the learning rate decays towards the last.
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 2600)]
     steps: usize,
     /// Sequences a step.
     #[arg(long, default_value_t = 16)]
@@ -100,7 +100,8 @@ pub(crate) fn train(run: &Path, options: &Options) -> Result<()> {
     let start = trainer.resume(&run.join("checkpoint.safetensors"))?;
     let mut log = OpenOptions::new().create(true).append(true).open(run.join("train.jsonl"))?;
     let clock = Instant::now();
-    let per_epoch = data::epoch(&documents, config.dims.n_ctx, config.bos, options.seed, 0).len() / options.batch;
+    let per_epoch =
+        data::epoch(&documents, config.dims.n_ctx, config.bos, options.seed, 0).len() / options.batch;
     ensure!(per_epoch > 0, "the corpus is smaller than a batch");
     let mut order = (u64::MAX, Vec::new());
     let mut smooth = None;
@@ -129,7 +130,10 @@ pub(crate) fn train(run: &Path, options: &Options) -> Result<()> {
         if done % options.every == 0 || done == options.steps {
             let held = heldout_loss(&model, &quick)?;
             writeln!(log, "{}", json!({"step": done, "heldout_eighth": held}))?;
-            println!("step {done}: loss {mean:.4}, held out {held:.4}, {:.0} s", clock.elapsed().as_secs_f64());
+            println!(
+                "step {done}: loss {mean:.4}, held out {held:.4}, {:.0} s",
+                clock.elapsed().as_secs_f64()
+            );
             trainer.save(&run.join("checkpoint.safetensors"), done)?;
         }
     }
@@ -159,7 +163,8 @@ struct Trainer {
 
 impl Trainer {
     fn new(model: &Gemma2) -> Result<Self> {
-        let parameters: Vec<_> = model.parameters().into_iter().map(|(n, p)| (n, p.shallow_clone())).collect();
+        let parameters: Vec<_> =
+            model.parameters().into_iter().map(|(n, p)| (n, p.shallow_clone())).collect();
         let state = |(_, p): &(String, Tensor)| {
             let weight_decay = if p.dim() == 2 { 0.1 } else { 0.0 };
             Adam::new(p, AdamOptions { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay })
@@ -200,7 +205,8 @@ impl Trainer {
             return Ok(0);
         }
         let mut file = SafetensorsFile::open(path)?;
-        let step = file.text().and_then(|t| t.get("step")?.parse().ok()).context("the checkpoint has no step")?;
+        let step =
+            file.text().and_then(|t| t.get("step")?.parse().ok()).context("the checkpoint has no step")?;
         let _no_grad = tch::no_grad_guard();
         for ((name, parameter), state) in self.parameters.iter_mut().zip(&mut self.states) {
             parameter.f_copy_(&file.read(name)?)?;

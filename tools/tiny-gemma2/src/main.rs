@@ -3,8 +3,12 @@
 //! ```text
 //! python3 tools/tiny-gemma2/corpus.py runs/tiny/corpus
 //! cargo run --release -p tiny-gemma2 -- tokenizer      # a BPE of 4,096 entries
-//! cargo run --release -p tiny-gemma2 -- train          # the model; resumes where it stopped
+//! cargo run --release -p tiny-gemma2 -- train          # the model; goes on where it stopped
+//! cargo run --release -p tiny-gemma2 -- sae            # the SAE; goes on where it stopped
+//! cargo run --release -p tiny-gemma2 -- ship           # assets/ and its card
 //! ```
+//!
+//! `make.sh` does all of it.
 #![allow(clippy::print_stdout, reason = "a tool for the terminal")]
 
 mod baseline;
@@ -12,6 +16,8 @@ mod bpe;
 mod corpus;
 mod data;
 mod lm;
+mod sae;
+mod ship;
 
 use std::path::PathBuf;
 
@@ -37,6 +43,20 @@ enum Step {
     },
     /// Trains the language model.
     Train(lm::Options),
+    /// Trains the SAE.
+    Sae(sae::Options),
+    /// Writes `assets/`, judged on the held-out documents.
+    Ship {
+        /// The SAE's folder under the run's.
+        #[arg(long, default_value = "sae")]
+        sae: String,
+        /// The block that it reads.
+        #[arg(long, default_value_t = 3)]
+        layer: usize,
+        /// Where to.
+        #[arg(long, default_value = "assets")]
+        assets: PathBuf,
+    },
     /// Scores unigram and interpolated bigram models with the same tokenizer.
     Baseline,
 }
@@ -49,6 +69,8 @@ fn main() -> anyhow::Result<()> {
             data::encode(&args.run)
         }
         Step::Train(options) => lm::train(&args.run, &options),
+        Step::Sae(options) => sae::train(&args.run, &options),
+        Step::Ship { sae, layer, assets } => ship::ship(&args.run, &sae, layer, &assets),
         Step::Baseline => baseline::print(&args.run),
     }
 }

@@ -33,7 +33,10 @@ fn what_is_not_finite_is_counted() {
     expect_finite("x", &x(&[0.0, -1.0, f32::MIN_POSITIVE])).unwrap();
     refused(expect_finite("x", &x(&[0.0, f32::NAN])), &["`x`", "1 NaN or infinite value"]);
     // Infinities of both signs cancel to NaN, which is not finite either.
-    refused(expect_finite("x", &x(&[f32::INFINITY, f32::NEG_INFINITY, 1.0])), &["`x`", "2 NaN or infinite values"]);
+    refused(
+        expect_finite("x", &x(&[f32::INFINITY, f32::NEG_INFINITY, 1.0])),
+        &["`x`", "2 NaN or infinite values"],
+    );
     // The sum overflows, the entries are finite.
     expect_finite("x", &x(&[f32::MAX, f32::MAX])).unwrap();
     expect_finite("x", &Tensor::from_slice(&[f64::MAX, 1.0])).unwrap();
@@ -47,8 +50,17 @@ fn what_is_not_finite_is_counted() {
 
 #[test]
 fn dtypes_have_the_names_of_safetensors() {
-    let names = [Kind::Float, Kind::BFloat16, Kind::Half, Kind::Double, Kind::Int64, Kind::Int, Kind::Bool, Kind::Uint8]
-        .map(kind_name);
+    let names = [
+        Kind::Float,
+        Kind::BFloat16,
+        Kind::Half,
+        Kind::Double,
+        Kind::Int64,
+        Kind::Int,
+        Kind::Bool,
+        Kind::Uint8,
+    ]
+    .map(kind_name);
     assert_eq!(names, ["F32", "BF16", "F16", "F64", "I64", "I32", "BOOL", "U8"]);
     assert_eq!([Kind::Int16, Kind::Int8].map(kind_name), ["I16", "I8"]);
 }
@@ -60,10 +72,24 @@ fn devices_have_three_forms() {
     assert_eq!(parse_device("cuda:0").unwrap(), Device::Cuda(0));
     assert_eq!(parse_device("cuda:3").unwrap(), Device::Cuda(3));
     // libtorch counts devices in a signed byte: a larger index would name another device than the one asked for.
-    let others = ["", "CPU", " cpu", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda:1 ", "cuda:256", "gpu", "mps", "cuda:99999999999"];
+    let others = [
+        "",
+        "CPU",
+        " cpu",
+        "cuda:",
+        "cuda:x",
+        "cuda:-1",
+        "cuda:+1",
+        "cuda:1 ",
+        "cuda:256",
+        "gpu",
+        "mps",
+        "cuda:99999999999",
+    ];
     for text in others {
         refused(parse_device(text), &[&format!("`{text}`"), "`cuda:N`"]);
     }
+    refused(parse_device("cuda\n:1"), &["`cuda:N`"]);
 }
 
 proptest! {

@@ -17,7 +17,8 @@ pub(crate) fn refused<T>(result: Result<T, impl Display>, at_fault: &[&str]) -> 
         Ok(_) => panic!("was taken, but should have been refused for {at_fault:?}"),
         Err(error) => error.to_string(),
     };
-    assert!(!text.is_empty() && !text.contains('\n') && !text.ends_with('.'), "not one sentence: {text:?}");
+    let one_sentence = !text.is_empty() && !text.contains(char::is_control) && !text.ends_with('.');
+    assert!(one_sentence, "not one sentence: {text:?}");
     for part in at_fault {
         assert!(text.contains(part), "does not say `{part}`: {text}");
     }

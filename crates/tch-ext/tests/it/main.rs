@@ -15,6 +15,7 @@ mod common;
 mod npy_headers;
 mod npz;
 mod npz_damage;
+mod raw_zip;
 mod safetensors;
 mod safetensors_damage;
 mod weights;

@@ -35,7 +35,8 @@ fn every_dtype_and_rank_comes_back() {
             SHAPES.map(|shape| (format!("{name}-{}", shape.len()), counting(shape, kind, -1)))
         })
         .collect();
-    let text = HashMap::from([("format".to_owned(), "pt".to_owned()), ("note".to_owned(), "é \"\n".to_owned())]);
+    let text =
+        HashMap::from([("format".to_owned(), "pt".to_owned()), ("note".to_owned(), "é \"\n".to_owned())]);
     write_safetensors(&path, tensors.iter().map(|(n, t)| (n.clone(), t)), text.clone()).unwrap();
 
     let mut file = SafetensorsFile::open(&path).unwrap();
@@ -109,7 +110,8 @@ fn strides_and_gradients_are_not_written() {
 fn the_same_tensors_give_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let tensors: Vec<_> = (0..20).map(|i| (format!("t{i}"), counting(&[i], Kind::Float, i))).collect();
-    let text = |order: [&str; 2]| order.map(|k| (k.to_owned(), k.to_owned())).into_iter().collect::<HashMap<_, _>>();
+    let text =
+        |order: [&str; 2]| order.map(|k| (k.to_owned(), k.to_owned())).into_iter().collect::<HashMap<_, _>>();
     let write = |name: &str, text| {
         let path = folder.path().join(name);
         write_safetensors(&path, tensors.iter().map(|(n, t)| (n.clone(), t)), text).unwrap();
@@ -127,7 +129,10 @@ fn what_the_format_cannot_hold_is_refused_before_the_old_file_is_touched() {
     let complex = counting(&[2], Kind::ComplexFloat, 0);
     refused(write_safetensors(&path, [("phase", &complex)], HashMap::new()), &["phase"]);
     refused(write_safetensors(&path, [("w", &w), ("w", &w)], HashMap::new()), &["w.safetensors", "`w`"]);
-    refused(write_safetensors(&path, [("__metadata__", &w)], HashMap::new()), &["w.safetensors", "`__metadata__`"]);
+    refused(
+        write_safetensors(&path, [("__metadata__", &w)], HashMap::new()),
+        &["w.safetensors", "`__metadata__`"],
+    );
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
     assert_eq!(listing(folder.path()), ["w.safetensors"]);
 }

@@ -70,7 +70,10 @@ fn a_header_that_claims_to_be_huge_is_refused() {
     }
     // A header of a gigabyte that is really there is beyond the format's own limit; here it is only claimed.
     refused(read_all(&[0; 8]), &["small.safetensors"]);
-    refused(read_all(b"PK\x03\x04 this is a zip file, not a safetensors one"), &["small.safetensors", "not a safetensors"]);
+    refused(
+        read_all(b"PK\x03\x04 this is a zip file, not a safetensors one"),
+        &["small.safetensors", "not a safetensors"],
+    );
 }
 
 #[test]
@@ -115,7 +118,8 @@ fn a_shape_that_overflows_is_refused() {
 
 #[test]
 fn a_name_that_stands_twice_is_refused() {
-    let entry = |shape: &str, at: &str| format!(r#""w":{{"dtype":"F32","shape":{shape},"data_offsets":{at}}}"#);
+    let entry =
+        |shape: &str, at: &str| format!(r#""w":{{"dtype":"F32","shape":{shape},"data_offsets":{at}}}"#);
     for (first, second) in [
         (entry("[1]", "[0,4]"), entry("[1]", "[0,4]")),
         // Whichever of them a reader keeps, the file looks sound to it.
@@ -128,6 +132,16 @@ fn a_name_that_stands_twice_is_refused() {
     }
     let text = r#"{"__metadata__":{"a":"b"},"__metadata__":{"a":"c"}}"#;
     refused(read_all(with_header(text, 0)), &["small.safetensors"]);
+}
+
+#[test]
+fn a_name_that_would_break_the_line_is_refused() {
+    for name in ["a\\nb", "\\u0000", "\\u001b[31m"] {
+        let header = format!(r#"{{"{name}":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}}}"#);
+        refused(read_all(with_header(&header, 4)), &["small.safetensors", "is no name"]);
+    }
+    let header = r#"{"w":{"dtype":"F\n32","shape":[1],"data_offsets":[0,4]}}"#;
+    refused(read_all(with_header(header, 4)), &["small.safetensors"]);
 }
 
 #[test]

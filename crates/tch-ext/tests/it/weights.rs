@@ -53,7 +53,9 @@ fn a_single_file() {
 
 #[test]
 fn shards_by_their_index() {
-    let folder = sharded(r#"{"metadata":{"total_size":48},"weight_map":{"up":"1.safetensors","down":"2.safetensors"}}"#);
+    let folder = sharded(
+        r#"{"metadata":{"total_size":48},"weight_map":{"up":"1.safetensors","down":"2.safetensors"}}"#,
+    );
     let mut source = WeightSource::open_folder(folder.path()).unwrap();
     assert_same("down", &take(&mut source, "down").unwrap(), &w(6));
     assert_same("up", &take(&mut source, "up").unwrap(), &w(0));
@@ -127,7 +129,8 @@ fn a_damaged_shard_is_named() {
 #[test]
 fn a_tensor_of_another_shape_is_refused_with_its_axes() {
     for shape in [&[3, 2][..], &[6], &[2, 3, 1], &[1, 2, 3], &[], &[2, 4]] {
-        let text = refused(take_of(&counting(shape, Kind::Float, 0)), &[SINGLE, ": w`", "[d_mlp=2, d_model=3]"]);
+        let text =
+            refused(take_of(&counting(shape, Kind::Float, 0)), &[SINGLE, ": w`", "[d_mlp=2, d_model=3]"]);
         assert!(text.contains(&format!("{shape:?}")), "{text}");
     }
 }
@@ -172,7 +175,10 @@ fn what_is_not_finite_is_counted() {
         Tensor::from_slice(&[values, &rest].concat()).reshape([2, 3])
     };
     refused(take_of(&with(&[f32::NAN])), &[SINGLE, ": w`", "1 NaN or infinite value"]);
-    refused(take_of(&with(&[f32::INFINITY, f32::NEG_INFINITY])), &[SINGLE, ": w`", "2 NaN or infinite values"]);
+    refused(
+        take_of(&with(&[f32::INFINITY, f32::NEG_INFINITY])),
+        &[SINGLE, ": w`", "2 NaN or infinite values"],
+    );
     for kind in [Kind::BFloat16, Kind::Half] {
         refused(take_of(&with(&[f32::NAN; 3]).to_kind(kind)), &[SINGLE, ": w`", "3 NaN"]);
     }
@@ -180,9 +186,13 @@ fn what_is_not_finite_is_counted() {
 
 #[test]
 fn only_floats_are_weights() {
-    for (kind, name) in
-        [(Kind::Int64, "I64"), (Kind::Double, "F64"), (Kind::Bool, "BOOL"), (Kind::Int8, "I8"), (Kind::Uint8, "U8")]
-    {
+    for (kind, name) in [
+        (Kind::Int64, "I64"),
+        (Kind::Double, "F64"),
+        (Kind::Bool, "BOOL"),
+        (Kind::Int8, "I8"),
+        (Kind::Uint8, "U8"),
+    ] {
         refused(take_of(&counting(&[2, 3], kind, 0)), &[SINGLE, ": w`", "F32 or BF16 or F16", name]);
     }
 }
@@ -195,7 +205,8 @@ fn stored_and_wanted_dtype_may_differ() {
         for to in stored {
             let folder = tempfile::tempdir().unwrap();
             write(folder.path(), SINGLE, &[("w", &w(-3).to_kind(from))]);
-            let got = WeightSource::open_folder(folder.path()).unwrap().take("w", &AXES, to, Device::Cpu).unwrap();
+            let got =
+                WeightSource::open_folder(folder.path()).unwrap().take("w", &AXES, to, Device::Cpu).unwrap();
             assert_same(&format!("{from:?} to {to:?}"), &got, &w(-3).to_kind(to));
         }
     }

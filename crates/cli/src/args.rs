@@ -1,0 +1,145 @@
+//! Arguments that several commands share, and what they name.
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use gemma_scope::{
+    hooks::{HookPoint, Positions},
+    hub::{Hub, HubError},
+    load::{LoadedModel, LoadedSae, load_model, load_sae},
+    model::LoadOptions,
+    tch::{self, Device, Kind},
+    tensors::parse_device,
+};
+
+use crate::output::download_progress;
+
+/// The dtypes that a model computes in.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Dtype {
+    /// float32.
+    F32,
+}
+
+/// Which model, and where it runs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ModelArgs {
+    /// `tiny` (embedded), a local folder, or a hub repository like `google/gemma-2-2b`.
+    #[arg(long, value_name = "M", default_value = "tiny")]
+    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    /// The dtype to compute in.
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: Dtype,
+}
+
+/// Where the work is done.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MachineArgs {
+    /// `cpu`. (CUDA is not yet in this version.)
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Threads for tensor work; all cores where it is not given.
+    #[arg(long, value_name = "N")]
+    threads: Option<i32>,
+    /// Never touches the network: what is not in the hub's cache is an error.
+    #[arg(long)]
+    offline: bool,
+}
+
+impl MachineArgs {
+    /// Sets the threads and returns the device.
+    pub(crate) fn device(&self) -> Result<Device> {
+        match self.threads {
+            Some(n) if n < 1 => bail!("--threads must be at least 1, but is {n}"),
+            Some(n) => tch::set_num_threads(n),
+            None => (),
+        }
+        match parse_device(&self.device).context("--device")? {
+            Device::Cpu => Ok(Device::Cpu),
+            _ => bail!("--device {}: this version computes on the CPU alone", self.device),
+        }
+    }
+
+    /// The hub, asked for when something is not local.
+    pub(crate) fn hub(&self) -> Result<Hub, HubError> {
+        let hub = Hub::from_env()?;
+        // HF_HUB_OFFLINE may have said so already.
+        let hub = if self.offline { hub.with_offline(true) } else { hub };
+        Ok(hub.with_progress(download_progress()))
+    }
+}
+
+impl ModelArgs {
+    /// Loads the model.
+    pub(crate) fn load(&self) -> Result<LoadedModel> {
+        let kind = match self.dtype {
+            Dtype::F32 => Kind::Float,
+        };
+        let options = LoadOptions { device: self.machine.device()?, kind };
+        Ok(load_model(&self.model, &options, || self.machine.hub())?)
+    }
+
+    /// The dtype's name, for provenance.
+    pub(crate) fn dtype(&self) -> &'static str {
+        match self.dtype {
+            Dtype::F32 => "f32",
+        }
+    }
+}
+
+/// Which SAEs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SaeArgs {
+    /// An SAE: `tiny/…` (embedded), a local `params.npz`, its folder or a glob of them, or a released one like
+    /// `gemma-scope-2b-pt-res/layer_20/width_16k/canonical`. Repeatable.
+    #[arg(long, value_name = "S")]
+    sae: Vec<String>,
+    /// The hook point that the SAEs read, where their names do not tell.
+    #[arg(long, value_name = "H")]
+    hook: Option<HookPoint>,
+}
+
+impl SaeArgs {
+    /// Loads them; the default of the embedded model where none is named.
+    pub(crate) fn load(&self, model: &str, machine: &MachineArgs) -> Result<Vec<LoadedSae>> {
+        let mut names = Vec::new();
+        for name in &self.sae {
+            names.extend(expand(name)?);
+        }
+        if names.is_empty() {
+            if model != "tiny" {
+                bail!(
+                    "--sae: name an SAE for {model}, for example gemma-scope-2b-pt-res/layer_20/width_16k/canonical"
+                );
+            }
+            names.push("tiny".to_owned());
+        }
+        let device = machine.device()?;
+        names.iter().map(|name| Ok(load_sae(name, self.hook, device, || machine.hub())?)).collect()
+    }
+}
+
+/// A local glob to the files it names; any other text to itself.
+fn expand(name: &str) -> Result<Vec<String>> {
+    if !name.contains(['*', '?', '[']) || std::path::Path::new(name).exists() {
+        return Ok(vec![name.to_owned()]);
+    }
+    let paths = glob::glob(name).with_context(|| format!("--sae {name}"))?;
+    let found: Vec<String> = paths
+        .map(|p| Ok(p?.display().to_string()))
+        .collect::<Result<_, glob::GlobError>>()
+        .context("--sae")?;
+    if found.is_empty() {
+        bail!("--sae {name}: no file fits");
+    }
+    Ok(found)
+}
+
+/// Which positions are spliced, edited and counted.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PositionArgs {
+    /// `counted` (not BOS, EOS, PAD), `all`, or `i:j`.
+    #[arg(long, value_name = "P", default_value = "counted")]
+    pub(crate) positions: Positions,
+}

@@ -1,0 +1,7 @@
+//! One file a command.
+
+pub(crate) mod activations;
+pub(crate) mod analyze;
+pub(crate) mod encode;
+pub(crate) mod eval;
+pub(crate) mod inspect;

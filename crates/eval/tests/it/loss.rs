@@ -1,0 +1,140 @@
+//! Cross-entropy of the next token, in slices of positions.
+
+use eval::{LossSum, loss_per_token, scored};
+use hooks::{HookSet, HookedModel as _, HookedModelExt as _, TokenBatch};
+use proptest::{collection::vec, prelude::*};
+use tch::{Kind, Tensor};
+use testkit::{ToyModel, assert_close, assert_same, normal};
+
+use crate::{
+    common::{FLOAT64, batch, cases, gemma, refused, tokens, zeros},
+    counting::Counting,
+};
+
+/// float32 log-sum-exp of a few hundred logits against float64.
+const LOSS_OF_A_TOKEN: f64 = 1e-6;
+
+/// `−log_softmax(logits)` of the next token, all at once and in float64.
+fn naive(logits: &Tensor, tokens: &TokenBatch) -> Tensor {
+    let n = tokens.pos() - 1;
+    let log_p = logits.to_kind(Kind::Double).log_softmax(-1, Kind::Double).narrow(1, 0, n);
+    -log_p.gather(-1, &tokens.ids().narrow(1, 1, n).unsqueeze(-1), false).squeeze_dim(-1)
+}
+
+fn toy_batch() -> TokenBatch {
+    batch(&[vec![2, 5, 9, 1, 8, 3, 3], vec![2, 7, 7, 3, 29, 0, 11]])
+}
+
+#[test]
+fn as_a_naive_log_softmax() {
+    let (model, tokens) = (gemma(), tokens());
+    let resid = model.residual(&tokens, 4, &mut HookSet::new()).unwrap();
+    let got = loss_per_token(&model, &resid, &tokens, &mut HookSet::new()).unwrap();
+    assert_eq!((got.size(), got.kind()), (vec![12, 19], Kind::Float));
+    assert_close("losses", &got, &naive(&model.logits(&tokens).unwrap(), &tokens), LOSS_OF_A_TOKEN);
+}
+
+/// The slices follow from the size of the vocabulary: a model that boasts of a larger one gets smaller slices.
+#[test]
+fn slices_do_not_matter() {
+    let tokens = toy_batch();
+    let want = naive(&ToyModel::new(2, 6, 30, 1).logits(&tokens).unwrap(), &tokens);
+    for (d_vocab, slices) in [
+        (30, vec![6]),
+        (1 << 22, vec![4, 2]),
+        (1 << 23, vec![2, 2, 2]),
+        (1 << 24, vec![1; 6]),
+        (1 << 40, vec![1; 6]),
+    ] {
+        let model = Counting::boasting(ToyModel::new(2, 6, 30, 1), d_vocab);
+        let resid = model.residual(&tokens, 2, &mut HookSet::new()).unwrap();
+        let got = loss_per_token(&model, &resid, &tokens, &mut HookSet::new()).unwrap();
+        assert_eq!(model.take().unembed, slices, "a vocabulary of {d_vocab}");
+        assert_close(&format!("a vocabulary of {d_vocab}"), &got, &want, LOSS_OF_A_TOKEN);
+    }
+}
+
+/// A vocabulary that really is that large.
+#[test]
+fn a_huge_vocabulary() {
+    let tokens = toy_batch();
+    let model = Counting::new(ToyModel::new(1, 3, 1 << 22, 1));
+    let resid = model.residual(&tokens, 1, &mut HookSet::new()).unwrap();
+    let got = loss_per_token(&model, &resid, &tokens, &mut HookSet::new()).unwrap();
+    assert_eq!(model.take().unembed, [4, 2]);
+    for p in 0..6 {
+        let two =
+            TokenBatch::new(&tokens.rows().iter().map(|r| r[p..p + 2].to_vec()).collect::<Vec<_>>(), &[])
+                .unwrap();
+        let logits = model.unembed(&resid.narrow(1, p as i64, 1), &mut HookSet::new()).unwrap();
+        let logits = Tensor::cat(&[&logits, &logits], 1);
+        assert_close("losses", &got.narrow(1, p as i64, 1), &naive(&logits, &two), LOSS_OF_A_TOKEN);
+    }
+}
+
+#[test]
+fn one_position_predicts_nothing() {
+    let model = ToyModel::new(2, 6, 30, 1);
+    let tokens = batch(&[vec![5], vec![7]]);
+    let resid = model.residual(&tokens, 2, &mut HookSet::new()).unwrap();
+    let got = loss_per_token(&model, &resid, &tokens, &mut HookSet::new()).unwrap();
+    assert_eq!(got.size(), [2, 0]);
+    let mut sum = LossSum::default();
+    sum.add(&got, &scored(tokens.counted()).unwrap()).unwrap();
+    assert_eq!((sum.mean(), sum.tokens()), (None, 0));
+}
+
+#[test]
+fn gradients_reach_the_residual() {
+    let model = ToyModel::new(2, 6, 30, 1);
+    let tokens = toy_batch();
+    let resid = model.residual(&tokens, 2, &mut HookSet::new()).unwrap().detach().set_requires_grad(true);
+    loss_per_token(&model, &resid, &tokens, &mut HookSet::new()).unwrap().sum(Kind::Float).backward();
+    let grad = resid.grad();
+    assert!(grad.narrow(1, 0, 6).abs().max().double_value(&[]) > 0.0);
+    assert_same("the last position", &grad.select(1, 6), &zeros(&[2, 6]));
+}
+
+#[test]
+fn a_loss_counts_where_a_position_and_its_next_do() {
+    let kept = Tensor::from_slice(&[1i64, 1, 0, 1, 1, 0, 0, 1, 0, 1]).reshape([2, 5]).to_kind(Kind::Bool);
+    let want = Tensor::from_slice(&[1i64, 0, 0, 1, 0, 0, 0, 0]).reshape([2, 4]).to_kind(Kind::Bool);
+    assert_same("scored", &scored(&kept).unwrap(), &want);
+}
+
+#[test]
+fn masks_of_another_shape_are_refused() {
+    let mut sum = LossSum::default();
+    for size in [vec![3], vec![1, 3], vec![2, 4], vec![2, 1], vec![2, 3, 1]] {
+        let mask = zeros(&size).eq(0.0);
+        refused(sum.add(&normal(&[2, 3], 1), &mask), &["mask", &format!("{size:?}")]);
+    }
+    assert_eq!(sum, LossSum::default(), "what was refused left a trace");
+    refused(scored(&zeros(&[3]).eq(0.0)), &["[3]"]);
+}
+
+proptest! {
+    #![proptest_config(cases(64))]
+
+    #[test]
+    fn sums_are_split_and_merged(losses in vec((0f32..20.0, any::<bool>()), 1..60), cut in 0.0..=1.0) {
+        let (values, on): (Vec<f32>, Vec<bool>) = losses.iter().copied().unzip();
+        let sum = |range: std::ops::Range<usize>| {
+            let mut sum = LossSum::default();
+            let mask = Tensor::from_slice(&on[range.clone()]);
+            sum.add(&Tensor::from_slice(&values[range]), &mask).unwrap();
+            sum
+        };
+        let n = values.len();
+        let cut = (cut * n as f64) as usize;
+        let (whole, mut merged) = (sum(0..n), sum(0..cut));
+        merged.merge(&sum(cut..n));
+        let kept: Vec<f64> = losses.iter().filter(|(_, on)| *on).map(|(v, _)| f64::from(*v)).collect();
+        let mean = (!kept.is_empty()).then(|| kept.iter().sum::<f64>() / kept.len() as f64);
+        prop_assert_eq!(whole.tokens(), kept.len() as i64);
+        for got in [whole, merged] {
+            prop_assert_eq!(got.mean().is_some(), mean.is_some());
+            prop_assert!((got.mean().unwrap_or(0.0) - mean.unwrap_or(0.0)).abs() <= FLOAT64);
+        }
+    }
+}

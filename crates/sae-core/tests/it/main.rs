@@ -1,0 +1,28 @@
+//! SAEs against the files of Gemma Scope and what SAELens computes with them, and the laws they keep.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a failed helper is a failed test"
+)]
+
+mod broken;
+mod common;
+mod conformance;
+mod exact;
+mod files;
+mod files_damage;
+mod golden;
+mod gradients;
+mod jumprelu;
+mod release;
+mod release_bad;
+mod sites;
+mod sparse;
+mod sparse_bad;
+mod splice;
+mod splice_gemma;
+mod splice_refused;
+mod top;

@@ -1,0 +1,64 @@
+//! Five headlines, and the latents that each of them activates most: the walk-through of the Gemma Scope demo.
+//!
+//! ```text
+//! cargo run --release --example headlines
+//! ```
+#![allow(clippy::print_stdout, reason = "an example shows what it finds")]
+
+use std::collections::BTreeMap;
+
+use gemma_scope::{
+    hooks::HookedModelExt as _,
+    hub::Hub,
+    load::{load_model, load_sae},
+    model::LoadOptions,
+    sae::{FeatureId, SparseAutoencoder as _, as_input},
+    tch::{self, Device},
+};
+
+const HEADLINES: [&str; 5] = [
+    "Congress passes the treaty of peace with Great Britain after a long debate.",
+    "Fishermen of the village report a great white whale near the southern islands.",
+    "The public debt is reduced by three millions of dollars in the fiscal year.",
+    "Miss Bennet is to marry a gentleman of large fortune in the spring.",
+    "Priests carry the ark of the covenant before the people of Israel.",
+];
+
+fn main() -> anyhow::Result<()> {
+    let _no_grad = tch::no_grad_guard();
+    let loaded = load_model("tiny", &LoadOptions::default(), Hub::from_env)?;
+    let scope = load_sae("tiny", None, Device::Cpu, Hub::from_env)?;
+    let tokenizer = loaded.tokenizer()?;
+    let mut strongest_of_all: BTreeMap<FeatureId, Vec<usize>> = BTreeMap::new();
+    for (i, headline) in HEADLINES.iter().enumerate() {
+        let tokens = tokenizer.batch(&[headline])?;
+        let acts = loaded.model.harvest(&tokens, &[scope.site])?;
+        let x = as_input(scope.site, acts.get(scope.site)?)?.f_squeeze_dim(0)?; // [pos, d_in]
+        let features = scope.sae.encode_sparse(&x)?;
+
+        // The strongest activation of each latent over the headline, BOS left out.
+        let mut best: BTreeMap<FeatureId, (f64, usize)> = BTreeMap::new();
+        for (pos, row) in features.top_k(usize::MAX)?.into_iter().enumerate().skip(1) {
+            for (feature, activation) in row {
+                let entry = best.entry(feature).or_insert((activation, pos));
+                if activation > entry.0 {
+                    *entry = (activation, pos);
+                }
+            }
+        }
+        let mut ranked: Vec<_> = best.into_iter().collect();
+        ranked.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
+        println!("\n{headline}");
+        for (feature, (activation, pos)) in ranked.iter().take(5) {
+            let piece = tokenizer.piece(tokens.rows()[0][*pos]);
+            println!("  latent {:>5}  {activation:>7.2}  on {piece:?}", feature);
+            strongest_of_all.entry(*feature).or_default().push(i);
+        }
+    }
+    let shared = strongest_of_all.values().filter(|headlines| headlines.len() > 1).count();
+    println!(
+        "\n{} different latents among the five strongest of each; {shared} of them in several",
+        strongest_of_all.len()
+    );
+    Ok(())
+}

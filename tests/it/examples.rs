@@ -1,0 +1,65 @@
+//! Every example runs, and says what it is there to say.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+/// An example's program: beside the folder that this test runs from.
+fn program(name: &str) -> PathBuf {
+    let here = std::env::current_exe().unwrap();
+    here.parent().unwrap().parent().unwrap().join("examples").join(name)
+}
+
+fn run(name: &str) -> String {
+    let Output { status, stdout, stderr } = Command::new(program(name))
+        .output()
+        .unwrap_or_else(|e| panic!("{name}: {e}; `cargo test` builds examples"));
+    assert!(status.success(), "{name}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+/// The number after a text.
+fn number_after(out: &str, text: &str) -> f64 {
+    let rest = out.split(text).nth(1).unwrap_or_else(|| panic!("no {text:?} in:\n{out}"));
+    rest.split_whitespace().next().unwrap().trim_end_matches([',', ';']).parse().unwrap()
+}
+
+#[test]
+fn quickstart() {
+    let out = run("quickstart");
+    assert!(out.contains("blocks.3.hook_resid_post"), "{out}");
+    let explained = number_after(&out, "variance explained without BOS:");
+    assert!((0.5..1.0).contains(&explained), "{out}");
+    assert!(number_after(&out, "reconstructions differ by") < 1e-3, "{out}");
+}
+
+#[test]
+fn headlines() {
+    let out = run("headlines");
+    assert_eq!(out.matches("  latent ").count(), 25, "five headlines, five latents each:\n{out}");
+    assert!(number_after(&out, "\n\n") > 0.0 || out.contains("different latents"), "{out}");
+}
+
+#[test]
+fn evaluate_sae() {
+    let out = run("evaluate_sae");
+    let value = |name: &str| number_after(&out, &format!("\n{name}"));
+    assert!(value("ce_clean") < value("ce_spliced") && value("ce_spliced") < value("ce_zero"), "{out}");
+    assert!((value("fvu") + value("explained_variance") - 1.0).abs() < 1e-4, "{out}");
+}
+
+#[test]
+fn steer() {
+    let out = run("steer");
+    let line = |name: &str| {
+        out.lines().find(|l| l.trim_start().starts_with(name)).unwrap().split_once(':').unwrap().1
+    };
+    assert_ne!(line("clean"), line("steered"), "steering moves the distribution:\n{out}");
+}
+
+#[test]
+fn cache_activations() {
+    let out = run("cache_activations");
+    assert_eq!(out.matches("hook_resid_post ").count(), 6 + 1, "six layers and the spliced site:\n{out}");
+}
