@@ -32,26 +32,33 @@ fn main() -> anyhow::Result<()> {
     let mut strongest_of_all: BTreeMap<FeatureId, Vec<usize>> = BTreeMap::new();
     for (i, headline) in HEADLINES.iter().enumerate() {
         let tokens = tokenizer.batch(&[headline])?;
+        let ids = &tokens.rows()[0];
         let acts = loaded.model.harvest(&tokens, &[scope.site])?;
         let x = as_input(scope.site, acts.get(scope.site)?)?.f_squeeze_dim(0)?; // [pos, d_in]
         let features = scope.sae.encode_sparse(&x)?;
 
-        // The strongest activation of each latent over the headline, BOS left out.
-        let mut best: BTreeMap<FeatureId, (f64, usize)> = BTreeMap::new();
+        // The strongest activation of each latent over the headline, BOS left out, and on how many tokens it is active.
+        let mut best: BTreeMap<FeatureId, (f64, usize, usize)> = BTreeMap::new();
         for (pos, row) in features.top_k(usize::MAX)?.into_iter().enumerate().skip(1) {
             for (feature, activation) in row {
-                let entry = best.entry(feature).or_insert((activation, pos));
-                if activation > entry.0 {
-                    *entry = (activation, pos);
+                let (strongest, at, tokens) = best.entry(feature).or_insert((0.0, pos, 0));
+                *tokens += 1;
+                if activation > *strongest {
+                    (*strongest, *at) = (activation, pos);
                 }
             }
         }
-        let mut ranked: Vec<_> = best.into_iter().collect();
+        // JumpReLU SAEs have a few latents that are active nearly everywhere and tell little: they are left out here.
+        let counted = features.n_rows() as usize - 1;
+        let mut ranked: Vec<_> =
+            best.into_iter().filter(|(_, (_, _, tokens))| 2 * tokens <= counted).collect();
         ranked.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
         println!("\n{headline}");
-        for (feature, (activation, pos)) in ranked.iter().take(5) {
-            let piece = tokenizer.piece(tokens.rows()[0][*pos]);
-            println!("  latent {:>5}  {activation:>7.2}  on {piece:?}", feature);
+        for (feature, (activation, pos, tokens)) in ranked.iter().take(5) {
+            let piece = tokenizer.piece(ids[*pos]);
+            println!(
+                "  latent {feature:>5}  {activation:>7.2}  on {piece:?} (active on {tokens} of {counted} tokens)"
+            );
             strongest_of_all.entry(*feature).or_default().push(i);
         }
     }

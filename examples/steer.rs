@@ -21,19 +21,21 @@ fn main() -> anyhow::Result<()> {
     let (model, sae, site) = (&loaded.model, &scope.sae, scope.site);
     let tokenizer = loaded.tokenizer()?;
 
-    // The strongest latent on the last word of one text …
+    // The strongest latent on the last word of one text that is active on few of its other words …
     let source = tokenizer.batch(&["And the captain steered the ship"])?;
     let acts = model.harvest(&source, &[site])?;
-    let features = sae.encode(&as_input(site, acts.get(site)?)?)?;
-    let hits = top_features(&features, 1)?;
-    let hit = hits.last().ok_or_else(|| anyhow::anyhow!("no latent is active"))?;
+    let features = sae.encode(&as_input(site, acts.get(site)?)?)?; // [1, pos, d_sae]
+    let tokens_active = features.f_gt(0.0)?.f_sum_dim_intlist(1, true, Kind::Int64)?; // [1, 1, d_sae]
+    let selective = features.f_mul(&tokens_active.f_le(2)?)?;
+    let hits = top_features(&selective, 1)?;
+    let hit = hits.last().ok_or_else(|| anyhow::anyhow!("no such latent is active"))?;
     println!("latent {} is active at {:.2} on the last token", hit.feature, hit.activation);
 
-    // … is added to another, at the size it had.
+    // … is added to another, at three times the size it had.
     let target = tokenizer.batch(&["They looked at the"])?;
     let clean = model.logits(&target)?;
     let mut hooks = HookSet::new();
-    hooks.on(site, edit::add(sae.direction(hit.feature)?, 2.0 * hit.activation));
+    hooks.on(site, edit::add(sae.direction(hit.feature)?, 3.0 * hit.activation));
     let steered = model.run(&target, hooks)?;
     for (name, logits) in [("clean", clean), ("steered", steered)] {
         let last = logits.f_select(1, target.pos() - 1)?.f_select(0, 0)?.f_softmax(-1, Kind::Float)?;

@@ -3,8 +3,13 @@
 const A = JSON.parse(document.getElementById("analysis").textContent);
 const $ = (id) => document.getElementById(id);
 const HITS = 8;
-/** The SAE shown, the latent chosen (null: each sentence's strongest), the token looked at and the token kept. */
-const state = { sae: 0, latent: null, look: null, kept: null };
+/** How latents are ranked: [its name, in a sentence's data, in a token's, the title of a sentence's table]. */
+const RANKS = [
+  ["what stands out", "distinctive", "distinctive", "Latents that stand out in this sentence"],
+  ["largest activation", "strongest", "top", "Strongest latents of this sentence"],
+];
+/** The SAE shown, the ranking, the latent chosen (null: the first of each sentence), the token looked at, the token kept. */
+const state = { sae: 0, rank: 0, latent: null, look: null, kept: null };
 let sae, traces, dense, sentences;
 
 /** An element. Text goes in as text nodes, never as markup. */
@@ -52,6 +57,9 @@ function activations(latent, prompt) {
   return dense.get(key);
 }
 
+const ofSentence = (p) => sae.prompts[p][RANKS[state.rank][1]];
+const ofToken = (p, t) => sae.prompts[p].tokens[t][RANKS[state.rank][2]];
+
 /** Where a latent is active, strongest first, tokens that count before the others. */
 function hits(latent) {
   const all = traces.get(latent).active.flatMap((on) =>
@@ -65,7 +73,7 @@ const depth = (value, max) => (value > 0 ? 0.12 + 0.88 * Math.min(1, value / max
 /** The latent that colours a sentence, and the activation that is its full colour. */
 function colouring(prompt) {
   if (state.latent == null) {
-    const first = sae.prompts[prompt].strongest[0];
+    const first = ofSentence(prompt)[0];
     return first && { latent: first.latent, max: first.max_activation };
   }
   const max = traces.get(state.latent).max_activation || hits(state.latent)[0]?.value || 1;
@@ -94,8 +102,9 @@ function bars(values, kind, label) {
 /** A name that may break after its slashes. */
 const breakable = (name) => name.split(/(?<=\/)/).flatMap((part) => [part, h("wbr")]);
 
-const meter = (value, max, off) => h("span", { class: off ? "meter no" : "meter" },
-  h("i", { "--w": Math.max(0, Math.min(1, value / max)) }), h("span", { class: "num" }, num(value)));
+/** A bar as long as a latent's activation, with a tick at its mean. */
+const meter = (latent, value, max, off) => h("span", { class: off ? "meter no" : "meter", "--m": Math.min(1, traces.get(latent).mean_activation / max) },
+  h("i", { "--w": Math.max(0, Math.min(1, value / max)) }), h("u"), h("span", { class: "num" }, num(value)));
 
 // ---- what stands on the page ----
 
@@ -116,12 +125,14 @@ function drawHead() {
       stat("L0", fixed(m.l0, 1), d.l0), stat("Variance explained", percent(m.explained_variance), d.explained_variance),
       stat("FVU", fixed(m.fvu, 4), d.fvu), stat("Tokens", m.tokens.toLocaleString("en"), d.counted)),
     h("details", { class: "what" }, h("summary", null, "What these numbers mean"),
-      h("dl", null, Object.entries(d).map(([name, text]) => [h("dt", null, name.replace("_", " ")), h("dd", null, text)]))),
-    saes || "");
+      h("dl", null, Object.entries(d).flatMap(([name, text]) => [h("dt", null, name.replace("_", " ")), h("dd", null, text)]))),
+    saes || "",
+    h("fieldset", { class: "rank" }, h("legend", { title: d.distinctive }, "Rank latents by"), RANKS.map(([name], i) => h("label", null,
+      h("input", { type: "radio", name: "rank", checked: i === state.rank, onchange: () => { state.rank = i; showSae(state.sae); } }), name))));
 }
 
 /** Whether a token goes on with the word before it, so that no line breaks between them. */
-const joins = (before, token) => /[\p{L}\p{N}'’]$/u.test(before) && /^[\p{L}\p{M}\p{N}'’]/u.test(token)
+const joins = (before, token) => /[\p{L}\p{N}'’.,]$/u.test(before) && /^[\p{L}\p{M}\p{N}'’.,;:!?)\]]/u.test(token)
   && !/[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Hang}\p{sc=Thai}]/u.test(before + token);
 
 function drawSentence(p) {
@@ -163,10 +174,11 @@ function drawSentence(p) {
     svg.addEventListener("click", (e) => keep(p, at(e)));
   }
 
-  const rows = found.strongest.map((s) => {
+  const named = ofSentence(p), largest = Math.max(...named.map((s) => s.max_activation));
+  const rows = named.map((s) => {
     const row = h("tr", { onclick: () => choose(s.latent) },
       h("td", null, h("button", { type: "button", class: "lat", "aria-label": "Latent " + s.latent }, s.latent)),
-      h("td", { class: "max" }, meter(s.max_activation, found.strongest[0].max_activation)),
+      h("td", { class: "max" }, meter(s.latent, s.max_activation, largest)),
       h("td", { class: "where" }, h("bdi", null, visible(tokens[s.max_token]).trim())),
       h("td", { class: "on" }, `${s.active_tokens} of ${n}`),
       h("td", { class: "trace" }, bars(s.activations.map((a) => a / s.max_activation), kind("b"), `Latent ${s.latent} along the sentence`)));
@@ -174,7 +186,7 @@ function drawSentence(p) {
     return row;
   });
   const table = rows.length
-    ? h("table", { class: "lats" }, h("caption", null, "Strongest latents of this sentence"),
+    ? h("table", { class: "lats" }, h("caption", null, RANKS[state.rank][3]),
         h("thead", null, h("tr", null, h("th", { scope: "col" }, "latent"), [["max", "largest"], ["where", "at"], ["on", "active on"], ["trace", "by token"]].map(([name, text]) => h("th", { scope: "col", class: name }, text)))),
         h("tbody", null, rows))
     : h("p", { class: "mute" }, "No latent is active on a token that counts.");
@@ -207,7 +219,7 @@ function paint() {
       button.setAttribute("aria-label", `${visible(tokens[t])}, token ${t}${value > 0 ? ", " + num(value) : ""}${counted[t] ? "" : ", not counted"}`);
     });
     legend.replaceChildren(...(by ? [
-      h("span", null, state.latent == null ? "strongest here " : values.some((v, t) => v && counted[t]) ? "" : "not active here ",
+      h("span", null, state.latent == null ? "" : values.some((v, t) => v && counted[t]) ? "" : "not active here ",
         h("button", { type: "button", class: "lat", onclick: () => choose(by.latent) }, "latent " + by.latent)),
       h("span", { class: "scale" }, "0", h("span", { class: "ramp" }), num(by.max)),
     ] : []));
@@ -222,12 +234,12 @@ function paint() {
 function drawToken() {
   if (!state.look) return $("token").replaceChildren();
   const [p, t] = state.look, { tokens, ids, counted } = A.prompts[p], found = sae.prompts[p].tokens[t];
-  const max = found.top[0]?.activation || 1;
+  const top = ofToken(p, t), max = Math.max(...top.map((l) => l.activation));
   const pick = (latent, value, extra) => h("button", {
     type: "button", class: "row pick" + (extra || ""), "aria-pressed": String(latent === state.latent), "data-latent": latent,
     "aria-label": `Latent ${latent}, activation ${num(value)}`, onclick: () => choose(latent),
-  }, h("span", { class: "lat" }, latent), meter(value, max, !counted[t]));
-  const own = state.latent != null && !found.top.some((l) => l.latent === state.latent) ? activations(state.latent, p)[t] : 0;
+  }, h("span", { class: "lat" }, latent), meter(latent, value, max, !counted[t]));
+  const own = state.latent != null && !top.some((l) => l.latent === state.latent) ? activations(state.latent, p)[t] : 0;
   $("token").replaceChildren(
     h("bdi", { class: "big" }, visible(tokens[t])),
     h("p", { class: "mini" }, h("span", null, `token ${t} of sentence ${p + 1} · id ${ids[t]}${counted[t] ? "" : " · not counted"}`)),
@@ -235,15 +247,16 @@ function drawToken() {
       h("span", { title: A.definitions.l0 }, "L0 ", h("b", null, found.l0)),
       h("span", { title: A.definitions.explained_variance }, "explained ", h("b", null, percent(found.explained_variance))),
       h("span", { title: A.definitions.cosine }, "cosine ", h("b", null, fixed(found.cosine, 3)))),
-    found.top.length ? h("h3", null, `Strongest latents${found.l0 > found.top.length ? `, ${found.top.length} of ${found.l0}` : ""}`) : h("p", { class: "mute" }, "No latent is active here."),
-    h("ol", null, found.top.map((l) => h("li", null, pick(l.latent, l.activation))),
+    top.length ? h("h3", null, (state.rank ? "Strongest latents" : "Latents that stand out") + (found.l0 > top.length ? `, ${top.length} of ${found.l0}` : ""))
+      : h("p", { class: "mute" }, "No latent is active here."),
+    h("ol", null, top.map((l) => h("li", null, pick(l.latent, l.activation))),
       own > 0 ? h("li", { class: "also" }, pick(state.latent, own)) : null));
 }
 
 function drawLatent() {
   if (state.latent == null) {
     return $("latent").replaceChildren(h("p", { class: "mute" },
-      "Each sentence is coloured by its own strongest latent. Pick a latent, here or in a table, to colour all of them by it."));
+      "Each sentence is coloured by the first latent of its table. Pick a latent, here or there, to colour all of them by it. The tick in a bar is the latent’s mean over all tokens."));
   }
   const trace = traces.get(state.latent), all = hits(state.latent), max = colouring(0).max;
   const line = ({ prompt, token, value, counted }) => {
@@ -254,9 +267,9 @@ function drawLatent() {
   };
   $("latent").replaceChildren(
     h("h2", null, "Latent " + state.latent),
-    h("p", { class: "mini" }, h("span", null, "active on ", h("b", null, trace.active_tokens), ` of ${count(sae.metrics.tokens, "token")}`), h("span", null, "largest ", h("b", null, num(trace.max_activation)))),
+    h("p", { class: "mini" }, h("span", null, "active on ", h("b", null, trace.active_tokens), ` of ${count(sae.metrics.tokens, "token")}`), h("span", null, "mean ", h("b", null, num(trace.mean_activation))), h("span", null, "largest ", h("b", null, num(trace.max_activation)))),
     h("h3", null, "Strongest on"), h("ol", null, all.slice(0, HITS).map(line)),
-    h("p", { style: "margin-top:8px" }, h("button", { type: "button", class: "link", onclick: () => choose(null) }, "Back to each sentence’s strongest")));
+    h("p", { style: "margin-top:8px" }, h("button", { type: "button", class: "link", onclick: () => choose(null) }, "Back to the first of each table")));
 }
 
 // ---- what a reader does ----
@@ -302,7 +315,7 @@ function rove(p, t) {
   sentences[p].buttons.forEach((button, i) => { button.tabIndex = i === t ? 0 : -1; });
 }
 
-/** Colours every sentence by a latent, or, chosen again, each by its own strongest. */
+/** Colours every sentence by a latent, or, chosen again, each by its own first. */
 function choose(latent) {
   state.latent = latent === state.latent ? null : latent;
   paint();
@@ -317,7 +330,7 @@ function onKey(e, p) {
   if (e.altKey || e.ctrlKey || e.metaKey) return;
   const { buttons, box } = sentences[p], t = buttons.indexOf(e.target.closest(".t"));
   if (t < 0) return;
-  const step = box.dir === "rtl" ? -1 : 1, top = sae.prompts[p].tokens[t].top;
+  const step = box.dir === "rtl" ? -1 : 1, top = ofToken(p, t);
   let to = null;
   if (e.key === "ArrowRight") to = beside(p, t + step);
   else if (e.key === "ArrowLeft") to = beside(p, t - step);
@@ -359,24 +372,25 @@ function showSae(i) {
   dense = new Map();
   sentences = [];
   // A latent's number means nothing in another SAE; a token stays where it is.
-  Object.assign(state, { sae: i, latent: null });
-  const kept = state.kept, seen = state.look, radio = document.activeElement?.name === "sae";
+  if (i !== state.sae) state.latent = null;
+  state.sae = i;
+  const kept = state.kept, seen = state.look, radio = document.activeElement?.name;
   state.kept = state.look = null;
   drawHead();
-  if (radio) document.querySelector("input[name=sae]:checked")?.focus();
+  if (radio) document.querySelector(`input[name="${radio}"]:checked`)?.focus();
   $("prompts").replaceChildren(...A.prompts.map((_, p) => drawSentence(p)));
   paint();
   drawLatent();
   if (kept) keep(...kept);
-  const first = sae.prompts.findIndex((found) => found.strongest.length);
-  const start = seen || (first >= 0 ? [first, sae.prompts[first].strongest[0].max_token] : A.prompts[0]?.tokens.length ? [0, 0] : null);
+  const first = A.prompts.findIndex((_, p) => ofSentence(p).length);
+  const start = seen || (first >= 0 ? [first, ofSentence(first)[0].max_token] : A.prompts[0]?.tokens.length ? [0, 0] : null);
   if (start && !kept) { look(...start); rove(...start); }
   remember();
 }
 
 /** The choice stands in the address, so that a reload or a sent link shows the same. */
 function remember() {
-  const text = new URLSearchParams({ sae: state.sae, ...(state.latent != null && { latent: state.latent }) }).toString();
+  const text = new URLSearchParams({ sae: state.sae, ...(state.rank && { rank: state.rank }), ...(state.latent != null && { latent: state.latent }) }).toString();
   try { history.replaceState(null, "", "#" + text); } catch { /* some browsers refuse this for local files */ }
 }
 
@@ -390,6 +404,7 @@ document.addEventListener("keydown", (e) => {
 
 const wanted = new URLSearchParams(location.hash.slice(1));
 const latent = Number(wanted.get("latent") ?? NaN);
+state.rank = wanted.get("rank") === "1" ? 1 : 0;
 $("app").hidden = false;
 showSae(A.saes[wanted.get("sae")] ? Number(wanted.get("sae")) : 0);
 if (traces.has(latent)) choose(latent);

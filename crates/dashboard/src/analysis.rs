@@ -75,9 +75,13 @@ pub struct Metrics {
 pub struct PromptAnalysis {
     /// Each token.
     pub tokens: Vec<TokenAnalysis>,
-    /// The latents with the largest activation on a counted token of this prompt, strongest first; at most
-    /// [`STRONGEST`](crate::STRONGEST).
-    pub strongest: Vec<StrongLatent>,
+    /// The latents with the largest activation on a counted token of this prompt, strongest first (ties: the lower index
+    /// first); at most [`PER_PROMPT`](crate::PER_PROMPT).
+    pub strongest: Vec<PromptLatent>,
+    /// The latents that stand out in this prompt, as many: ranked by how far their largest activation on a counted token
+    /// exceeds their mean activation ([`LatentTrace::mean_activation`]). Latents that are active everywhere, and so say
+    /// little of a single text, lead `strongest` in most SAEs; here they come late.
+    pub distinctive: Vec<PromptLatent>,
 }
 
 /// What an SAE finds in one token.
@@ -93,6 +97,8 @@ pub struct TokenAnalysis {
     pub cosine: Option<f64>,
     /// The strongest latents, strongest first (ties: the lower index first).
     pub top: Vec<LatentActivation>,
+    /// The latents that stand out here, as many: ranked by how far their activation exceeds their mean activation.
+    pub distinctive: Vec<LatentActivation>,
 }
 
 /// A latent on a token.
@@ -108,7 +114,7 @@ pub struct LatentActivation {
 /// A latent in a prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct StrongLatent {
+pub struct PromptLatent {
     /// The latent, counted from 0.
     pub latent: usize,
     /// Its largest activation on a counted token of the prompt.
@@ -129,6 +135,8 @@ pub struct LatentTrace {
     pub latent: usize,
     /// Its largest activation on a counted token of any prompt; 0 where only uncounted tokens activate it.
     pub max_activation: f32,
+    /// Its mean activation over the counted tokens of all prompts, those included on which it is 0.
+    pub mean_activation: f64,
     /// On how many counted tokens of all prompts it is active.
     pub active_tokens: usize,
     /// Where it is active, for each prompt that activates it; uncounted tokens too.

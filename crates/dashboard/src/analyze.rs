@@ -8,16 +8,16 @@ use tch_ext::expect_finite;
 
 use crate::{
     ActiveTokens, Analysis, DashboardError, LatentActivation, LatentTrace, Metrics, PromptAnalysis,
-    PromptTokens, Result, SaeAnalysis, StrongLatent, TokenAnalysis,
+    PromptLatent, PromptTokens, Result, SaeAnalysis, TokenAnalysis,
 };
 
-/// How many latents [`PromptAnalysis::strongest`] holds at most.
-pub const STRONGEST: usize = 10;
+/// How many latents [`PromptAnalysis::strongest`] and [`PromptAnalysis::distinctive`] hold at most.
+pub const PER_PROMPT: usize = 10;
 
 /// The dense features that exist at one time inside an encoder: 128 MiB of float32.
 const FEATURES_AT_A_TIME: i64 = 1 << 25;
 
-const DEFINITIONS: [(&str, &str); 6] = [
+const DEFINITIONS: [(&str, &str); 7] = [
     (
         "activation",
         "how strongly a latent is active on a token: f = encode(x); a latent that is not listed is 0 or weaker than those that are",
@@ -33,6 +33,10 @@ const DEFINITIONS: [(&str, &str); 6] = [
         "1 - fvu; of a token: 1 - |x - x_hat|^2 / |x - mean(x)|^2, with the same mean: 1 is perfect, 0 no better than the mean, less is worse",
     ),
     ("cosine", "cosine of the angle between x and x_hat"),
+    (
+        "distinctive",
+        "ranked by how far an activation (in a sentence: the largest on a counted token) exceeds the latent's mean over the counted tokens of all prompts: a latent that is active everywhere says little of one token",
+    ),
 ];
 
 /// An SAE and the site it reads.
@@ -167,12 +171,18 @@ fn analyze_one(at: &SaeAt<'_>, act: &Tensor, layout: &Layout, top: usize) -> Res
         }
     }
     let metrics = reading.metrics(layout.n_counted)?;
-    let rows = by_prompt(reading.rows, layout);
-    let strongest: Vec<_> = rows.iter().zip(&layout.prompts).map(|(r, p)| strongest(r, &p.counted)).collect();
-    let latents = traces(&rows, &strongest, layout);
-    let prompts = rows.into_iter().zip(strongest).map(|(rows, strongest)| PromptAnalysis {
+    let mut rows = by_prompt(reading.rows, layout);
+    let means = Means::new(&rows, layout);
+    for row in rows.iter_mut().flatten() {
+        row.token.distinctive = means.distinctive(&row.active, top);
+    }
+    let named: Vec<_> =
+        rows.iter().zip(&layout.prompts).map(|(r, p)| of_prompt(r, &p.counted, &means)).collect();
+    let latents = traces(&rows, &named, &means, layout);
+    let prompts = rows.into_iter().zip(named).map(|(rows, [strongest, distinctive])| PromptAnalysis {
         tokens: rows.into_iter().map(|row| row.token).collect(),
         strongest,
+        distinctive,
     });
     Ok(SaeAnalysis {
         id: at.id.clone(),
@@ -247,8 +257,13 @@ impl<'a> Reading<'a> {
             let top = top
                 .into_iter()
                 .map(|(id, value)| LatentActivation { latent: id.0, activation: value as f32 });
-            let token =
-                TokenAnalysis { l0: active.len() as i64, explained_variance, cosine, top: top.collect() };
+            let token = TokenAnalysis {
+                l0: active.len() as i64,
+                explained_variance,
+                cosine,
+                top: top.collect(),
+                distinctive: Vec::new(), // when the means are known
+            };
             self.rows.push(Row { token, active });
         }
         Ok(())
@@ -294,8 +309,44 @@ fn by_prompt(rows: Vec<Row>, layout: &Layout) -> Vec<Vec<Row>> {
     prompts
 }
 
-/// The latents with the largest activation on a token that counts.
-fn strongest(rows: &[Row], counted: &[bool]) -> Vec<StrongLatent> {
+/// The mean activation of each latent over the tokens that count.
+struct Means(HashMap<usize, f64>);
+
+impl Means {
+    fn new(rows: &[Vec<Row>], layout: &Layout) -> Self {
+        let mut sums: HashMap<usize, f64> = HashMap::new();
+        let counted = layout.prompts.iter().flat_map(|prompt| &prompt.counted);
+        for (row, _) in rows.iter().flatten().zip(counted).filter(|(_, counted)| **counted) {
+            for entry in &row.active {
+                *sums.entry(entry.latent).or_default() += f64::from(entry.activation);
+            }
+        }
+        sums.values_mut().for_each(|sum| *sum /= layout.n_counted as f64);
+        Self(sums)
+    }
+
+    fn of(&self, latent: usize) -> f64 {
+        self.0.get(&latent).copied().unwrap_or_default()
+    }
+
+    /// How far an activation exceeds the mean.
+    fn contrast(&self, latent: usize, activation: f32) -> f64 {
+        f64::from(activation) - self.of(latent)
+    }
+
+    fn distinctive(&self, active: &[LatentActivation], top: usize) -> Vec<LatentActivation> {
+        let key = |entry: &LatentActivation| (self.contrast(entry.latent, entry.activation), *entry);
+        let mut order: Vec<_> = active.iter().map(key).collect();
+        // Where none stands out, as on the one token of a text, the strongest come first.
+        order.sort_by(|(x, a), (y, b)| {
+            y.total_cmp(x).then(b.activation.total_cmp(&a.activation)).then(a.latent.cmp(&b.latent))
+        });
+        order.into_iter().take(top).map(|(_, entry)| entry).collect()
+    }
+}
+
+/// The strongest latents of a prompt, and those that stand out.
+fn of_prompt(rows: &[Row], counted: &[bool], means: &Means) -> [Vec<PromptLatent>; 2] {
     // Latent to its largest activation, where that is, and on how many tokens it is active.
     let mut latents: HashMap<usize, (f32, usize, usize)> = HashMap::new();
     for (token, (row, _)) in rows.iter().zip(counted).enumerate().filter(|(_, (_, counted))| **counted) {
@@ -307,28 +358,44 @@ fn strongest(rows: &[Row], counted: &[bool]) -> Vec<StrongLatent> {
             }
         }
     }
-    let mut order: Vec<_> = latents.into_iter().collect();
-    order.sort_by(|(a, (max_a, ..)), (b, (max_b, ..))| max_b.total_cmp(max_a).then(a.cmp(b)));
-    order.truncate(STRONGEST);
-    let of = |row: &Row, latent: usize| {
+    let largest = |(&latent, &(activation, ..)): (&usize, &(f32, usize, usize))| LatentActivation {
+        latent,
+        activation,
+    };
+    let mut strongest: Vec<LatentActivation> = latents.iter().map(largest).collect();
+    strongest.sort_by(|a, b| b.activation.total_cmp(&a.activation).then(a.latent.cmp(&b.latent)));
+    let distinctive = means.distinctive(&strongest, PER_PROMPT);
+    strongest.truncate(PER_PROMPT);
+
+    let on = |row: &Row, latent: usize| {
         let found = row.active.binary_search_by_key(&latent, |entry| entry.latent).ok();
         found.and_then(|i| row.active.get(i)).map_or(0.0, |entry| entry.activation)
     };
-    let trace = |(latent, (max_activation, max_token, active_tokens))| StrongLatent {
-        latent,
-        max_activation,
-        max_token,
-        active_tokens,
-        activations: rows.iter().map(|row| of(row, latent)).collect(),
+    let describe = |LatentActivation { latent, activation }| {
+        let (_, max_token, active_tokens) = latents.get(&latent).copied().unwrap_or_default();
+        let activations = rows.iter().map(|row| on(row, latent)).collect();
+        PromptLatent { latent, max_activation: activation, max_token, active_tokens, activations }
     };
-    order.into_iter().map(trace).collect()
+    [strongest, distinctive].map(|entries| entries.into_iter().map(describe).collect())
 }
 
 /// Every latent that is named anywhere, on all tokens.
-fn traces(rows: &[Vec<Row>], strongest: &[Vec<StrongLatent>], layout: &Layout) -> Vec<LatentTrace> {
-    let tops = rows.iter().flatten().flat_map(|row| row.token.top.iter().map(|entry| entry.latent));
-    let named = tops.chain(strongest.iter().flatten().map(|strong| strong.latent));
-    let empty = |latent| LatentTrace { latent, max_activation: 0.0, active_tokens: 0, active: Vec::new() };
+fn traces(
+    rows: &[Vec<Row>],
+    named: &[[Vec<PromptLatent>; 2]],
+    means: &Means,
+    layout: &Layout,
+) -> Vec<LatentTrace> {
+    let tokens = rows.iter().flatten().flat_map(|row| row.token.top.iter().chain(&row.token.distinctive));
+    let named =
+        tokens.map(|entry| entry.latent).chain(named.iter().flatten().flatten().map(|named| named.latent));
+    let empty = |latent| LatentTrace {
+        latent,
+        max_activation: 0.0,
+        mean_activation: means.of(latent),
+        active_tokens: 0,
+        active: Vec::new(),
+    };
     let mut traces: BTreeMap<usize, LatentTrace> = named.map(|latent| (latent, empty(latent))).collect();
     for (prompt, (rows, tokens)) in rows.iter().zip(&layout.prompts).enumerate() {
         for (token, (row, &counted)) in rows.iter().zip(&tokens.counted).enumerate() {

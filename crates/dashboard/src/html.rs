@@ -60,7 +60,8 @@ fn check(analysis: &Analysis) -> Result<()> {
         }
         for (i, (found, prompt)) in sae.prompts.iter().zip(&analysis.prompts).enumerate() {
             let n = prompt.tokens.len();
-            let strong = found.strongest.iter().all(|s| s.activations.len() == n && s.max_token < n);
+            let mut named = found.strongest.iter().chain(&found.distinctive);
+            let strong = named.all(|latent| latent.activations.len() == n && latent.max_token < n);
             if found.tokens.len() != n || !strong {
                 return bad(format!("`{}` does not have {n} tokens in prompt {i}", sae.id));
             }
@@ -79,8 +80,10 @@ fn check(analysis: &Analysis) -> Result<()> {
                 ));
             }
         }
-        let tops = sae.prompts.iter().flat_map(|p| &p.tokens).flat_map(|t| t.top.iter().map(|l| l.latent));
-        let mut named = tops.chain(sae.prompts.iter().flat_map(|p| &p.strongest).map(|s| s.latent));
+        let of_tokens =
+            sae.prompts.iter().flat_map(|p| &p.tokens).flat_map(|t| t.top.iter().chain(&t.distinctive));
+        let of_prompts = sae.prompts.iter().flat_map(|p| p.strongest.iter().chain(&p.distinctive));
+        let mut named = of_tokens.map(|entry| entry.latent).chain(of_prompts.map(|named| named.latent));
         let known: std::collections::BTreeSet<usize> = sae.latents.iter().map(|trace| trace.latent).collect();
         if let Some(latent) = named.find(|latent| !known.contains(latent)) {
             return bad(format!("latent {latent} of `{}` is named, but is not among its latents", sae.id));

@@ -30,10 +30,10 @@ mod html;
 mod table;
 
 pub use analysis::{
-    ActiveTokens, Analysis, LatentActivation, LatentTrace, Metrics, PromptAnalysis, PromptTokens,
-    SaeAnalysis, StrongLatent, TokenAnalysis,
+    ActiveTokens, Analysis, LatentActivation, LatentTrace, Metrics, PromptAnalysis, PromptLatent,
+    PromptTokens, SaeAnalysis, TokenAnalysis,
 };
-pub use analyze::{Prompt, STRONGEST, SaeAt, analyze};
+pub use analyze::{PER_PROMPT, Prompt, SaeAt, analyze};
 pub use error::{DashboardError, Result};
 pub use html::page;
 pub use table::{TableOptions, table};

@@ -4,14 +4,17 @@ use comfy_table::{
     CellAlignment, ColumnConstraint, ContentArrangement, Table, TableComponent, Width, presets,
 };
 
-use crate::{Analysis, PromptAnalysis, PromptTokens, SaeAnalysis, TokenAnalysis};
+use crate::{
+    Analysis, LatentActivation, PromptAnalysis, PromptLatent, PromptTokens, SaeAnalysis, TokenAnalysis,
+};
 
 /// How a [`table`] looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableOptions {
     /// How many columns the terminal has. Below [`NARROWEST`](Self::NARROWEST) it is taken to be that.
     pub width: u16,
-    /// Whether to colour strong activations and dim the tokens that do not count, with ANSI escape sequences.
+    /// Whether to colour strong activations, and dim tokens that do not count and latents that are active on more than half
+    /// of those that do, with ANSI escape sequences.
     pub colours: bool,
 }
 
@@ -30,8 +33,8 @@ impl Default for TableOptions {
 /// A token's cell is never wider than this; a longer token goes on in the next line.
 const TOKEN_WIDTH: u16 = 24;
 
-/// The analysis as text for a terminal: for each SAE and prompt a table of tokens with their L0 and strongest latents, then
-/// one line an SAE with its metrics.
+/// The analysis as text for a terminal: for each SAE and prompt a table of tokens with their L0 and strongest latents, and
+/// the latents that stand out; then one line an SAE with its metrics.
 ///
 /// Spaces of a token are shown as `·`, newlines as `⏎`, tabs as `⇥`; control characters, and those that have no width or
 /// reorder their neighbours, are escaped (`\u{200b}`). Tokens that do not count stand in parentheses.
@@ -39,28 +42,29 @@ pub fn table(analysis: &Analysis, options: &TableOptions) -> String {
     let width = options.width.max(TableOptions::NARROWEST);
     let mut text = String::new();
     for sae in &analysis.saes {
-        heading(
-            &mut text,
-            &format!("{} reads {} ({}, {} latents)", sae.id, sae.hook, sae.architecture, sae.d_sae),
-            width,
-        );
+        let about = format!("{} reads {} ({}, {} latents)", sae.id, sae.hook, sae.architecture, sae.d_sae);
+        heading(&mut text, &visible_line(&about), width);
         for (i, (tokens, found)) in analysis.prompts.iter().zip(&sae.prompts).enumerate() {
             text += "\n";
             if analysis.prompts.len() > 1 {
                 heading(&mut text, &format!("sentence {}", i + 1), width);
             }
-            text += &prompt_table(tokens, found, width);
+            text += &prompt_table(tokens, found, sae, width);
             text += "\n";
+            if let Some(line) = standing_out(tokens, found) {
+                heading(&mut text, &line, width);
+            }
         }
         text += "\n";
     }
     for sae in &analysis.saes {
-        heading(&mut text, &summary(sae), width);
+        heading(&mut text, &visible_line(&summary(sae)), width);
     }
     paint(&text, options.colours)
 }
 
-fn prompt_table(tokens: &PromptTokens, found: &PromptAnalysis, width: u16) -> String {
+fn prompt_table(tokens: &PromptTokens, found: &PromptAnalysis, sae: &SaeAnalysis, width: u16) -> String {
+    let shades = Shades::new(found, sae);
     let mut table = Table::new();
     table
         .load_preset(presets::NOTHING)
@@ -69,11 +73,10 @@ fn prompt_table(tokens: &PromptTokens, found: &PromptAnalysis, width: u16) -> St
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_width(width)
         .set_header(["token", "L0", "strongest latents"]);
-    let strongest = found.strongest.first().map_or(0.0, |s| s.max_activation);
     for ((token, &counted), analysis) in tokens.tokens.iter().zip(&tokens.counted).zip(&found.tokens) {
         let shown = visible(token);
         let name = if counted { shown } else { format!("{DIM}({shown}){END}") };
-        table.add_row([name, analysis.l0.to_string(), latents(analysis, counted, strongest)]);
+        table.add_row([name, analysis.l0.to_string(), latents(analysis, counted, &shades)]);
     }
     if let Some(column) = table.column_mut(0) {
         column.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(TOKEN_WIDTH.min(width / 3))));
@@ -86,22 +89,53 @@ fn prompt_table(tokens: &PromptTokens, found: &PromptAnalysis, width: u16) -> St
 }
 
 /// `1234 ×7.1  88 ×3.0`, where each pair stays on one line.
-fn latents(token: &TokenAnalysis, counted: bool, strongest: f32) -> String {
-    let one = |latent: usize, activation: f32| {
-        let colour = match activation / strongest {
-            _ if !counted => DIM,
+fn latents(token: &TokenAnalysis, counted: bool, shades: &Shades) -> String {
+    let one = |entry: &LatentActivation| {
+        let colour = if counted { shades.of(entry) } else { DIM };
+        format!("{colour}{}{GLUE}×{}{END}", entry.latent, short(entry.activation))
+    };
+    token.top.iter().map(one).collect::<Vec<_>>().join(&format!("{GLUE} "))
+}
+
+/// `these stand out: 1956 ×24.4 at ·sea, …`.
+fn standing_out(tokens: &PromptTokens, found: &PromptAnalysis) -> Option<String> {
+    const SHOWN: usize = 5;
+    let one = |latent: &PromptLatent| {
+        let at = tokens.tokens.get(latent.max_token).map_or("", String::as_str);
+        format!("{}{GLUE}×{}{GLUE}at{GLUE}{}", latent.latent, short(latent.max_activation), visible(at))
+    };
+    let named: Vec<_> = found.distinctive.iter().take(SHOWN).map(one).collect();
+    (!named.is_empty()).then(|| format!("these stand out: {}", named.join(", ")))
+}
+
+/// Which latents of a prompt to dim, and which to colour.
+struct Shades<'a> {
+    sae: &'a SaeAnalysis,
+    /// The largest activation of a latent that stands out.
+    largest: f32,
+}
+
+impl<'a> Shades<'a> {
+    fn new(found: &PromptAnalysis, sae: &'a SaeAnalysis) -> Self {
+        Self {
+            sae,
+            largest: found.distinctive.iter().map(|latent| latent.max_activation).fold(0.0, f32::max),
+        }
+    }
+
+    fn of(&self, entry: &LatentActivation) -> char {
+        let found = self.sae.latents.binary_search_by_key(&entry.latent, |trace| trace.latent).ok();
+        let active = found.and_then(|i| self.sae.latents.get(i)).map_or(0, |trace| trace.active_tokens);
+        // What is active nearly everywhere says little of one token.
+        if active > 2 && 2 * active as i64 > self.sae.metrics.tokens {
+            return DIM;
+        }
+        match entry.activation / self.largest {
             share if share >= 0.75 => HOT,
             share if share >= 0.5 => WARM,
             _ => PLAIN,
-        };
-        format!("{colour}{latent}{GLUE}×{}{END}", short(activation))
-    };
-    token
-        .top
-        .iter()
-        .map(|entry| one(entry.latent, entry.activation))
-        .collect::<Vec<_>>()
-        .join(&format!("{GLUE} "))
+        }
+    }
 }
 
 pub(crate) fn summary(sae: &SaeAnalysis) -> String {
@@ -160,11 +194,11 @@ pub(crate) fn visible(token: &str) -> String {
     text
 }
 
-/// A line, wrapped at spaces.
+/// A line in which nothing is invisible, wrapped at spaces.
 fn heading(text: &mut String, line: &str, width: u16) {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
-    table.add_row([visible_line(line)]);
+    table.add_row([line]);
     if let Some(column) = table.column_mut(0) {
         column.set_padding((0, 0));
     }

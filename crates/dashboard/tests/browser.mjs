@@ -44,6 +44,9 @@ async function colouredBy(sae, latent) {
 assert.equal(await page.locator(".t").count(), analysis.prompts.reduce((n, p) => n + p.tokens.length, 0));
 assert.equal(await page.locator("script").count(), 2);
 
+assert.equal(await page.locator(".what dt").count(), Object.keys(analysis.definitions).length);
+assert.ok(!(await text("#app")).includes("[object"));
+
 // A token is shown while the pointer is on it; a click keeps it.
 await token(0, 1).hover();
 assert.match(await text("#token"), /token 1 of sentence 1/);
@@ -66,7 +69,7 @@ await colouredBy(0, latent);
 await page.locator("#latent .hit").first().click();
 assert.notEqual((await focused())[0], -1, "a place in the list leads to its token");
 await page.locator("#latent .link").click();
-assert.match(await text("#latent"), /own strongest/);
+assert.match(await text("#latent"), /Pick a latent/);
 
 // The keyboard alone.
 const last = analysis.prompts[0].tokens.length - 1;
@@ -82,13 +85,13 @@ assert.equal((await focused())[0], 0);
 await page.keyboard.press("Home");
 await page.keyboard.press("ArrowRight");
 await page.keyboard.press("1");
-await colouredBy(0, analysis.saes[0].prompts[0].tokens[1].top[0].latent);
+await colouredBy(0, analysis.saes[0].prompts[0].tokens[1].distinctive[0].latent);
 await page.keyboard.press("Enter");
 assert.equal(await token(0, 1).getAttribute("aria-pressed"), "true");
 await page.keyboard.press("Escape");
 assert.equal(await token(0, 1).getAttribute("aria-pressed"), "false");
 await page.keyboard.press("Escape");
-assert.match(await text("#latent"), /own strongest/);
+assert.match(await text("#latent"), /Pick a latent/);
 const stops = await page.$$eval(".sentence", (all) => all.map((s) => s.querySelectorAll('.t[tabindex="0"]').length));
 assert.ok(stops.every((n) => n === 1), "each sentence is one tab stop");
 
@@ -102,12 +105,19 @@ const strip = await page.locator(".strips svg").first().boundingBox();
 await page.mouse.move(strip.x + strip.width - 2, strip.y + 8);
 assert.match(await text("#token"), new RegExp(`token ${last} of sentence 1`));
 
+// The other ranking.
+const first = () => page.locator(".lats .lat").first().innerText();
+assert.equal(await first(), String(analysis.saes[0].prompts[0].distinctive[0].latent));
+await page.locator("input[name=rank]").nth(1).check();
+assert.equal(await first(), String(analysis.saes[0].prompts[0].strongest[0].latent));
+await page.locator("input[name=rank]").nth(0).check();
+
 // Another SAE.
 if (analysis.saes.length > 1) {
   await page.locator("input[name=sae]").nth(1).check();
   assert.equal(await text("h1"), analysis.saes[1].id);
   await page.locator(".lats .lat").first().click();
-  await colouredBy(1, analysis.saes[1].prompts.find((p) => p.strongest.length).strongest[0].latent);
+  await colouredBy(1, analysis.saes[1].prompts.find((p) => p.distinctive.length).distinctive[0].latent);
 }
 
 // No width makes the page scroll sideways.

@@ -116,10 +116,10 @@ impl Gemma2Config {
         if let Some((key, n)) = sizes.iter().find(|(_, n)| *n == 0 || i32::try_from(*n).is_err()) {
             return bad(format!("`{key}` is {n}, but must be between 1 and {}", i32::MAX));
         }
-        if d.n_heads % d.n_kv_heads != 0 {
+        if !d.n_heads.is_multiple_of(d.n_kv_heads) {
             return bad(format!("{} heads can't share {} key-value heads evenly", d.n_heads, d.n_kv_heads));
         }
-        if d.d_head % 2 != 0 {
+        if !d.d_head.is_multiple_of(2) {
             return bad(format!("`head_dim` is {}, but the rotary embedding needs an even one", d.d_head));
         }
         if self.layer_kinds.len() != d.n_layers {

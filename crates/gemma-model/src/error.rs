@@ -46,6 +46,11 @@ pub enum ModelError {
 /// The result of this crate's functions.
 pub type Result<T, E = ModelError> = std::result::Result<T, E>;
 
+/// A file's own words may hold line breaks and worse; a message is one line.
+pub(crate) fn one_line(text: &str) -> String {
+    text.replace(char::is_control, "\u{FFFD}")
+}
+
 impl From<TchError> for ModelError {
     fn from(error: TchError) -> Self {
         Self::Tensor(error.into())

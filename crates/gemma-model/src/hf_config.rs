@@ -7,7 +7,7 @@ use hooks::ModelDims;
 use serde_json::{Map, Value, json};
 use tch_ext::TensorError;
 
-use crate::{Gemma2Config, LayerKind, ModelError, Result};
+use crate::{Gemma2Config, LayerKind, ModelError, Result, error::one_line};
 
 /// The list of layers is made before the weights are looked at: a false number must not ask for the machine's memory.
 const MAX_LAYERS: usize = 10_000;
@@ -211,6 +211,6 @@ impl Reader<'_> {
     }
 
     fn bad(&self, problem: String) -> ModelError {
-        ModelError::Config { file: self.file.to_owned(), problem }
+        ModelError::Config { file: self.file.to_owned(), problem: one_line(&problem) }
     }
 }

@@ -3,7 +3,7 @@ use std::{fmt, fs, path::Path};
 use hooks::TokenBatch;
 use tch_ext::TensorError;
 
-use crate::{ModelError, Result};
+use crate::{ModelError, Result, error::one_line};
 
 /// Text to token ids and back. BOS always comes first: Gemma is lost without it.
 pub struct Tokenizer {
@@ -30,7 +30,8 @@ impl Tokenizer {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self> {
-        let bad = |problem: String| ModelError::Tokenizer { file: file.to_owned(), problem };
+        let bad =
+            |problem: String| ModelError::Tokenizer { file: file.to_owned(), problem: one_line(&problem) };
         let mut inner =
             tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| bad(format!("not a tokenizer: {e}")))?;
         // A file may ask for padding or truncation; a batch here is padded by us, and a text is never cut in silence.

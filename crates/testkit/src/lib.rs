@@ -5,6 +5,7 @@
     clippy::panic,
     clippy::expect_used,
     clippy::unwrap_used,
+    clippy::disallowed_methods,
     reason = "a failed helper is a failed test"
 )]
 

@@ -64,8 +64,8 @@ pub(crate) fn ship(run: &Path, sae_folder: &str, layer: usize, assets: &Path) ->
 /// Steps and wall time, from the log.
 fn training(run: &Path) -> Result<Value> {
     let log = fs::read_to_string(run.join("train.jsonl"))?;
-    let lines = log.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
-    lines.filter(|l| l.get("smooth").is_some()).next_back().context("train.jsonl is empty")
+    let mut lines = log.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+    lines.rfind(|l| l.get("smooth").is_some()).context("train.jsonl is empty")
 }
 
 fn last_line(path: &Path) -> Result<Value> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dashboard::{Analysis, DashboardError, LatentActivation, STRONGEST, SaeAnalysis, SaeAt, analyze};
+use dashboard::{Analysis, DashboardError, LatentActivation, PER_PROMPT, SaeAnalysis, SaeAt, analyze};
 use hooks::{HookedModelExt as _, TokenBatch};
 use sae_core::JumpRelu;
 use tch::{Kind, Tensor};
@@ -31,11 +31,14 @@ struct Plain {
     f: Vec<Vec<Vec<f64>>>,
     x_hat: Vec<Vec<Vec<f64>>>,
     mean: Vec<f64>,
+    /// Of each latent, over the tokens that count.
+    mean_f: Vec<f64>,
 }
 
 /// Each prompt runs alone, so nothing here is padded.
 fn plain(at: &SaeAt<'_>, rows: &[Vec<i64>]) -> Plain {
-    let mut plain = Plain { x: vec![], f: vec![], x_hat: vec![], mean: vec![0.0; D_MODEL as usize] };
+    let mut plain =
+        Plain { x: vec![], f: vec![], x_hat: vec![], mean: vec![0.0; D_MODEL as usize], mean_f: vec![] };
     for row in rows {
         let tokens = TokenBatch::new(std::slice::from_ref(row), &[0, 1, 2]).unwrap();
         let acts = toy().harvest(&tokens, &[at.site]).unwrap().take(at.site).unwrap().squeeze_dim(0);
@@ -46,6 +49,8 @@ fn plain(at: &SaeAt<'_>, rows: &[Vec<i64>]) -> Plain {
         plain.x_hat.push(each(&|x| at.sae.decode(&at.sae.encode(&x).unwrap()).unwrap()));
     }
     // BOS is first in each row, and the one token that does not count.
+    let f: Vec<&Vec<f64>> = plain.f.iter().flat_map(|fs| &fs[1..]).collect();
+    plain.mean_f = (0..f[0].len()).map(|i| f.iter().map(|f| f[i]).sum::<f64>() / f.len() as f64).collect();
     let counted: Vec<&Vec<f64>> = plain.x.iter().flat_map(|xs| &xs[1..]).collect();
     for x in &counted {
         plain.mean.iter_mut().zip(*x).for_each(|(m, x)| *m += x / counted.len() as f64);
@@ -78,6 +83,14 @@ fn check(got: &SaeAnalysis, want: &Plain, top: usize) {
                 assert_eq!(latent, want, "{what}");
                 near(&what, f64::from(*activation), *value);
             }
+            let mut order = order;
+            order.sort_by(|a, b| (b.1 - want.mean_f[b.0]).total_cmp(&(a.1 - want.mean_f[a.0])));
+            let distinctive: Vec<usize> = token.distinctive.iter().map(|entry| entry.latent).collect();
+            assert_eq!(
+                distinctive,
+                order.iter().take(top).map(|(latent, _)| *latent).collect::<Vec<_>>(),
+                "{what}"
+            );
             if t > 0 {
                 l0 += order.len() as f64;
                 error += distance(x, x_hat);
@@ -103,9 +116,12 @@ fn check_strongest(got: &SaeAnalysis, p: usize, want: &Plain) {
     }
     let mut order: Vec<_> = best.into_iter().collect();
     order.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let found = &got.prompts[p].strongest;
-    assert_eq!(found.len(), order.len().min(STRONGEST));
-    for (strong, (latent, max)) in found.iter().zip(order) {
+    let mut by_contrast = order.clone();
+    by_contrast.sort_by(|a, b| (b.1 - want.mean_f[b.0]).total_cmp(&(a.1 - want.mean_f[a.0])));
+    let (strongest, distinctive) = (&got.prompts[p].strongest, &got.prompts[p].distinctive);
+    assert_eq!(strongest.len(), order.len().min(PER_PROMPT));
+    assert_eq!(distinctive.len(), order.len().min(PER_PROMPT));
+    for (strong, (latent, max)) in strongest.iter().zip(order).chain(distinctive.iter().zip(by_contrast)) {
         assert_eq!(strong.latent, latent);
         near("max", f64::from(strong.max_activation), max);
         assert!(strong.max_token > 0, "BOS does not count");
@@ -118,9 +134,9 @@ fn check_strongest(got: &SaeAnalysis, p: usize, want: &Plain) {
 }
 
 fn check_traces(got: &SaeAnalysis, want: &Plain) {
-    let tops = got.prompts.iter().flat_map(|p| &p.tokens).flat_map(|t| t.top.iter().map(|l| l.latent));
-    let mut named: Vec<usize> =
-        tops.chain(got.prompts.iter().flat_map(|p| &p.strongest).map(|s| s.latent)).collect();
+    let tokens = got.prompts.iter().flat_map(|p| &p.tokens).flat_map(|t| t.top.iter().chain(&t.distinctive));
+    let prompts = got.prompts.iter().flat_map(|p| p.strongest.iter().chain(&p.distinctive));
+    let mut named: Vec<usize> = tokens.map(|l| l.latent).chain(prompts.map(|l| l.latent)).collect();
     named.sort_unstable();
     named.dedup();
     assert_eq!(got.latents.iter().map(|l| l.latent).collect::<Vec<_>>(), named);
@@ -139,6 +155,7 @@ fn check_traces(got: &SaeAnalysis, want: &Plain) {
             }
         }
         near("max", f64::from(trace.max_activation), max);
+        near("mean", trace.mean_activation, want.mean_f[trace.latent]);
         assert_eq!(trace.active_tokens, active);
     }
 }
@@ -207,7 +224,7 @@ fn json_holds_no_nan_and_reads_back() {
     assert_eq!((&back.prompts, &back.definitions), (&analysis.prompts, &analysis.definitions));
     for (back, sae) in back.saes.iter().zip(&analysis.saes) {
         // Activations come back to the last bit; float64, which serde_json reads to the last bit but one, does not.
-        assert_eq!(back.latents, sae.latents);
+        assert_eq!(back.prompts[0].strongest, sae.prompts[0].strongest);
         near("fvu", back.metrics.fvu.unwrap(), sae.metrics.fvu.unwrap());
     }
     let value: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -254,6 +271,30 @@ fn an_sae_that_is_never_active() {
         found.prompts.iter().all(|p| p.strongest.is_empty() && p.tokens.iter().all(|t| t.top.is_empty()))
     );
     assert!(dashboard::page(&analysis).is_ok());
+}
+
+/// It is the strongest, but says nothing of any token.
+#[test]
+fn a_latent_that_is_active_everywhere_does_not_stand_out() {
+    let (tokens, prompts) = batch(&rows());
+    let some = sae(64, 1);
+    let [w_enc, w_dec, b_enc, b_dec, threshold] = some.parameters().map(|(_, t)| t.copy());
+    // Latent 7 reads nothing and is always 100.
+    let w_enc = w_enc.index_fill(1, &Tensor::from_slice(&[7i64]), 0.0);
+    let b_enc = b_enc.index_fill(0, &Tensor::from_slice(&[7i64]), 100.0);
+    let dense = JumpRelu::new(w_enc, b_enc, w_dec, b_dec, threshold).unwrap();
+    let saes = [at("dense", "blocks.1.hook_resid_post", &dense)];
+    let analysis = analyze(&toy(), "toy", &tokens, &prompts, &saes, 1000).unwrap();
+    let found = &analysis.saes[0];
+    for prompt in &found.prompts {
+        assert_eq!(prompt.strongest[0].latent, 7);
+        assert_ne!(prompt.distinctive[0].latent, 7);
+        for token in prompt.tokens.iter().filter(|t| t.l0 > 1) {
+            assert_eq!((token.top[0].latent, token.distinctive[0].latent == 7), (7, false));
+        }
+    }
+    let trace = found.latents.iter().find(|trace| trace.latent == 7).unwrap();
+    assert_eq!((trace.max_activation, trace.mean_activation, trace.active_tokens), (100.0, 100.0, 12));
 }
 
 /// A latent that BOS alone activates can be looked at, but is not among the strongest.

@@ -64,7 +64,7 @@ fn nothing_invisible_is_left() {
 #[test]
 fn says_what_the_analysis_says() {
     let analysis = example();
-    let text = table(&analysis, &TableOptions { width: 120, colours: false });
+    let text = table(&analysis, &TableOptions { width: 250, colours: false });
     for sae in &analysis.saes {
         let metrics = &sae.metrics;
         let line = format!(
@@ -77,6 +77,14 @@ fn says_what_the_analysis_says() {
         assert!(text.contains(&line), "{line}\nis not in\n{text}");
         assert!(text.contains(&format!("{} reads {} (jumprelu, {} latents)", sae.id, sae.hook, sae.d_sae)));
         for (prompt, found) in analysis.prompts.iter().zip(&sae.prompts) {
+            let named = found.distinctive.iter().take(5).map(|latent| {
+                let at = prompt.tokens[latent.max_token].replace(' ', "·");
+                let size = latent.max_activation;
+                let size = if size < 0.995 { format!("{size:.2}") } else { format!("{size:.1}") };
+                format!("{} ×{size} at {at}", latent.latent)
+            });
+            let line = format!("these stand out: {}", named.collect::<Vec<_>>().join(", "));
+            assert!(text.lines().any(|l| l == line), "{line}\nis not in\n{text}");
             for (token, found) in prompt.tokens.iter().zip(&found.tokens).skip(1) {
                 let (token, l0) = (token.replace(' ', "·"), found.l0.to_string());
                 let mut lines =

@@ -113,11 +113,12 @@ fn scores_are_capped_then_masked() {
             let (scores, [batch, _, pos, _]) = plain(run.raw(&format!("blocks.{l}.attn.hook_attn_scores")));
             let visible = visible(&run, l);
             let mut worst = 0.0f64;
-            for i in 0..batch * n_heads * pos * pos {
+            assert_eq!(scores.len(), batch * n_heads * pos * pos);
+            for (i, &score) in scores.iter().enumerate() {
                 let (b, h, at_q, at_k) =
                     (i / (n_heads * pos * pos), i / (pos * pos) % n_heads, i / pos % pos, i % pos);
                 if !visible[b][at_q][at_k] {
-                    assert_eq!(scores[i], f64::NEG_INFINITY, "{case}: layer {l}, query {at_q}, key {at_k}");
+                    assert_eq!(score, f64::NEG_INFINITY, "{case}: layer {l}, query {at_q}, key {at_k}");
                     continue;
                 }
                 let of = |x: &[f64], heads: usize, head: usize, p: usize, d: usize| {
@@ -128,7 +129,7 @@ fn scores_are_capped_then_masked() {
                     .map(|d| of(&q, n_heads, h, at_q, d) * of(&k, n_kv_heads, h / group, at_k, d))
                     .sum();
                 let want = cap * (product / (config.query_pre_attn_scalar.sqrt() * cap)).tanh();
-                worst = worst.max((scores[i] - want).abs());
+                worst = worst.max((score - want).abs());
             }
             // Relative to the cap, which these weights come near.
             assert!(worst <= ONE_STEP * cap, "{case}: layer {l} is off by {worst:.1e}");

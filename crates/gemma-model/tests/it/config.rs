@@ -477,7 +477,7 @@ proptest! {
     ) {
         let json = new();
         let keys: Vec<String> = json.keys().cloned().collect();
-        if let Err(error) = read(with(json, key.get(&keys), value)) {
+        if let Err(error) = read(with(json, &keys[key.index(keys.len())], value)) {
             refused(Err::<(), _>(error), &["here/config.json"]);
         }
     }

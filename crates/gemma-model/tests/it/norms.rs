@@ -1,9 +1,10 @@
 //! The five norms at their two sites: `scale² = mean(x²) + ε`, `x / scale = normalized`.
 
+use hooks::{ActivationCache, HookPoint, HookSet, HookedModel as _};
 use tch::{Kind, Tensor};
-use testkit::assert_close;
+use testkit::{assert_close, normal};
 
-use crate::common::{CASES, ONE_STEP, Run};
+use crate::common::{CASES, ONE_STEP, Run, model};
 
 /// The inputs of every norm of a run, with the name of its sites.
 fn inputs(run: &Run) -> Vec<(String, Tensor)> {
@@ -53,6 +54,31 @@ fn normalized_vectors_have_unit_mean_square() {
             let got = run.at(&format!("{norm}.hook_normalized")).square().mean_dim(-1, true, Kind::Double);
             assert_close(&format!("{case}: {norm}"), &got, &want, ONE_STEP);
         }
+    }
+}
+
+#[test]
+fn epsilon_stands_under_the_root() {
+    // It matters only where the input is tiny: of zeros, the scale is √ε.
+    let model = model("mini-2b");
+    let eps = model.config().rms_eps;
+    for size in [0.0, 1e-4, 1e-3, 1e-2] {
+        let x = normal(&[1, 3, 48], 4) * size;
+        let mut cache = ActivationCache::default();
+        let mut hooks = HookSet::new();
+        hooks.on_each([HookPoint::LnFinalScale, HookPoint::LnFinalNormalized], &mut cache);
+        let logits = model.unembed(&x, &mut hooks).unwrap();
+        drop(hooks);
+        let x = x.to_kind(Kind::Double);
+        let scale = (x.square().mean_dim(-1, true, Kind::Double) + eps).sqrt();
+        assert_close(
+            &format!("scale of {size}"),
+            cache.get(HookPoint::LnFinalScale).unwrap(),
+            &scale,
+            ONE_STEP,
+        );
+        assert_close("normalized", cache.get(HookPoint::LnFinalNormalized).unwrap(), &(x / scale), ONE_STEP);
+        assert_eq!(logits.isfinite().all().int64_value(&[]), 1);
     }
 }
 
