@@ -4,7 +4,7 @@
 //! two meet at a [`HookPoint`](hooks::HookPoint), through a [`Splice`].
 //!
 //! ```no_run
-//! use sae_core::{SaeExt as _, SaeId, load_gemma_scope};
+//! use sae_core::{SaeId, SparseAutoencoder as _, load_gemma_scope};
 //! let id: SaeId = "gemma-scope-2b-pt-res/layer_20/width_16k/canonical".parse()?;
 //! assert_eq!(id.hook_point().to_string(), "blocks.20.hook_resid_post");
 //! assert_eq!(id.params_path(), "layer_20/width_16k/average_l0_71/params.npz");
