@@ -51,7 +51,8 @@ impl MachineArgs {
     /// Sets the threads and returns the device.
     pub(crate) fn device(&self) -> Result<Device> {
         match self.threads {
-            Some(n) if n < 1 => bail!("--threads must be at least 1, but is {n}"),
+            // libtorch hangs long before it refuses a number.
+            Some(n) if !(1..=1024).contains(&n) => bail!("--threads must lie between 1 and 1024, but is {n}"),
             Some(n) => tch::set_num_threads(n),
             None => (),
         }

@@ -64,7 +64,7 @@ impl Gemma2Config {
             "num_hidden_layers": d.n_layers,
             "num_key_value_heads": d.n_kv_heads,
             "pad_token_id": self.pad,
-            "query_pre_attn_scalar": self.query_pre_attn_scalar,
+            "query_pre_attn_scalar": whole(self.query_pre_attn_scalar),
             "rms_norm_eps": self.rms_eps,
             "rope_theta": self.rope_theta,
             "sliding_window": self.sliding_window,
@@ -74,4 +74,9 @@ impl Gemma2Config {
         write_atomically(path, |file| writeln!(file, "{text:#}").map_err(|e| TensorError::io(path, e)))?;
         Ok(())
     }
+}
+
+/// A whole number as an integer: transformers refuses a scalar of `64.0`.
+fn whole(x: f64) -> serde_json::Value {
+    if x.fract() == 0.0 && x.abs() < 1e9 { json!(x as i64) } else { json!(x) }
 }

@@ -170,9 +170,9 @@ pub enum Positions {
     /// All but BOS, EOS and PAD.
     #[default]
     Counted,
-    /// Every position.
+    /// Every position but padding.
     All,
-    /// From `start` on, up to but without `end`.
+    /// From `start` on, up to but without `end`; padding left out.
     Range {
         /// The first position.
         start: i64,
@@ -191,7 +191,7 @@ impl Positions {
         let on = (Kind::Bool, tokens.ids().device());
         match self {
             Self::Counted => Ok(tokens.counted().shallow_clone()),
-            Self::All => Ok(Tensor::f_ones(size, on)?),
+            Self::All => within(Tensor::f_ones(size, on)?, tokens),
             Self::Range { start, end } => {
                 let end = end.unwrap_or(tokens.pos());
                 if start < 0 || start >= end || end > tokens.pos() {
@@ -200,9 +200,17 @@ impl Positions {
                 }
                 let mask = Tensor::f_zeros(size, on)?;
                 let _ = mask.f_narrow(1, start, end - start)?.f_fill_(1)?;
-                Ok(mask)
+                within(mask, tokens)
             }
         }
+    }
+}
+
+/// Padding is in no set of positions: it is there for the batch's sake, and no result may depend on that.
+fn within(mask: Tensor, tokens: &TokenBatch) -> Result<Tensor> {
+    match tokens.attended() {
+        Some(attended) => Ok(mask.f_logical_and(attended)?),
+        None => Ok(mask),
     }
 }
 

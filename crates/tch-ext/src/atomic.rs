@@ -12,6 +12,24 @@ use crate::{Result, TensorError};
 /// What the system says of `path`, or what `write` returns; the temporary file is removed.
 pub fn write_atomically(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> Result<()>) -> Result<()> {
     let io = |source| TensorError::io(path, source);
+    // A rename would put a file in the place of a link, a device or a pipe: the link is followed, the others are refused.
+    let target = match fs::canonicalize(path) {
+        Ok(target) if target.is_file() => target,
+        Ok(target) if target.is_dir() => {
+            return Err(TensorError::format(path.display().to_string(), "is a folder"));
+        }
+        Ok(_) => {
+            return Err(TensorError::format(path.display().to_string(), "is no ordinary file: not replaced"));
+        }
+        Err(_) if fs::symlink_metadata(path).is_ok() => {
+            return Err(TensorError::format(
+                path.display().to_string(),
+                "is a link to nothing: not replaced",
+            ));
+        }
+        Err(_) => path.to_owned(),
+    };
+    let path = target.as_path();
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

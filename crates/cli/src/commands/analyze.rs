@@ -62,7 +62,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .iter()
         .enumerate()
         .map(|(i, ids)| {
-            let pieces: Vec<String> = ids.iter().map(piece).collect();
+            // Padding is no part of a prompt.
+            let mask = rows.masks.as_ref().and_then(|masks| masks.get(i));
+            let attended = |pos: usize| mask.is_none_or(|m| m.get(pos) != Some(&0));
+            let pieces: Vec<String> =
+                ids.iter().enumerate().filter(|(pos, _)| attended(*pos)).map(|(_, id)| piece(id)).collect();
             let text = rows.texts.as_ref().and_then(|texts| texts.get(i)).cloned();
             Prompt { text: text.unwrap_or_else(|| pieces.concat()), pieces }
         })

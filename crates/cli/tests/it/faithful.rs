@@ -172,3 +172,61 @@ fn inspect_tells_models_from_saes() {
     assert_eq!(sae["hook"], Value::Null, "its path does not tell");
     assert_eq!(of("tiny")["architecture"], "gemma2");
 }
+
+#[test]
+fn analyze_reads_padded_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(
+        path("t.json"),
+        r#"{"input_ids": [[2, 1155, 1451, 0], [2, 700, 800, 900]], "attention_mask": [[1, 1, 1, 0], [1, 1, 1, 1]]}"#,
+    )
+    .unwrap();
+    run(&["analyze", "--tokens", &path("t.json"), "--json", &path("a.json")]);
+    let analysis = read_json(&path("a.json"));
+    let lengths = [0, 1].map(|i| analysis["prompts"][i]["tokens"].as_array().unwrap().len());
+    assert_eq!(lengths, [3, 4], "padding is no part of a prompt");
+}
+
+#[test]
+fn no_set_of_positions_depends_on_the_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("r.json").display().to_string();
+    let texts =
+        ["The ship.", "The captain of the ship looked at the sea.", "They went to the king and to his sons."];
+    for positions in ["all", "2:", "counted"] {
+        let mut found = Vec::new();
+        for batch in ["1", "2", "3"] {
+            let mut args = vec!["eval", "--positions", positions, "--batch", batch, "--json", &json];
+            texts.iter().for_each(|text| args.extend(["--text", text]));
+            run(&args);
+            let report = read_json(&json);
+            found.push((
+                report[0]["tokens"].as_i64().unwrap(),
+                report[0]["metrics"]["ce_spliced"].as_f64().unwrap(),
+            ));
+        }
+        for (tokens, ce) in &found {
+            assert_eq!(*tokens, found[0].0, "{positions}");
+            assert!((ce - found[0].1).abs() < 2e-5, "{positions}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn a_link_is_followed_and_a_pipe_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("real.json"), "old").unwrap();
+    std::os::unix::fs::symlink(path("real.json"), path("link.json")).unwrap();
+    run(&["analyze", "--text", "Amen.", "--json", &path("link.json")]);
+    assert!(std::fs::symlink_metadata(path("link.json")).unwrap().is_symlink());
+    assert!(read_json(&path("real.json"))["prompts"].is_array());
+    let made = std::process::Command::new("mkfifo").arg(path("pipe")).status();
+    if made.is_ok_and(|status| status.success()) {
+        crate::command::refuse(
+            &["analyze", "--text", "Amen.", "--json", &path("pipe")],
+            &["pipe", "ordinary"],
+        );
+    }
+}
