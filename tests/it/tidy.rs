@@ -6,7 +6,8 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// A crate of ours and those of ours that it may depend on; nothing else is allowed. `testkit` is for tests alone.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("tch-ext", &[]),
+    ("native", &[]),
+    ("tch-ext", &["native"]),
     ("hub", &[]),
     ("hooks", &["tch-ext"]),
     ("gemma-model", &["tch-ext", "hooks"]),

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use hooks::{
     ActivationCache, Axis, HookPoint, HookSet, HookedModel, HookedModelExt as _, LayerIdx, Positions,
     TokenBatch, edit,
@@ -84,7 +86,7 @@ impl<'a> Evaluation<'a> {
         let _no_grad = tch::no_grad_guard();
         let kept = self.options.positions.mask(tokens)?;
         let branch = Branch::new(self.model, self.site, tokens)?;
-        let counts = scored(&kept)?;
+        let counts = scored(&kept, tokens)?;
 
         let x = as_input(self.site, &branch.act)?; // [batch, pos, d_in]
         let mask = kept.f_to_device(x.device())?;
@@ -150,41 +152,53 @@ struct Branch<'m> {
     site: HookPoint,
     /// The activation at the site.
     act: Tensor,
-    /// The residual stream that enters block `start`.
-    resid: Tensor,
-    start: usize,
+    /// The residual stream that a run resumed behind the site needs; where none can be, the one that enters `block`.
+    stream: Tensor,
+    /// The block in which the site lies, or that it enters as the whole stream.
+    block: usize,
+    /// The residual stream from which the clean run goes on, and the block that it enters.
+    clean: (Tensor, usize),
 }
 
 impl<'m> Branch<'m> {
     fn new(model: &'m dyn HookedModel, site: HookPoint, tokens: &TokenBatch) -> Result<Self> {
         let none = &mut HookSet::new();
-        if let Some(start) = stream_before(site) {
-            let resid = model.residual(tokens, start, none)?;
-            return Ok(Self { model, site, act: resid.shallow_clone(), resid, start });
+        if let Some(block) = stream_before(site) {
+            let act = model.residual(tokens, block, none)?;
+            let (stream, clean) = (act.shallow_clone(), (act.shallow_clone(), block));
+            return Ok(Self { model, site, act, stream, block, clean });
         }
-        let start = site.layer().map_or(0, |LayerIdx(l)| l);
-        let resid = model.residual(tokens, start, none)?;
+        let block = site.layer().map_or(0, |LayerIdx(l)| l);
+        let resid = model.residual(tokens, block, none)?;
         let mut cache = ActivationCache::default();
         let mut hooks = HookSet::new();
-        hooks.on(site, &mut cache);
-        let _after = model.blocks(&resid, tokens, start..start + 1, &mut hooks)?;
+        hooks.on_each(BTreeSet::from_iter([Some(site), site.stream()]).into_iter().flatten(), &mut cache);
+        let after = model.blocks(&resid, tokens, block..block + 1, &mut hooks)?;
         hooks.finish()?;
-        Ok(Self { model, site, act: cache.take(site)?, resid, start })
+        let stream = match site.stream() {
+            Some(stream) => cache.get(stream)?.shallow_clone(),
+            None => resid,
+        };
+        Ok(Self { model, site, act: cache.take(site)?, stream, block, clean: (after, block + 1) })
     }
 
     /// Next-token losses, `[batch, pos - 1]`, with another activation at the site, or with its own.
     fn losses(&self, tokens: &TokenBatch, act: Option<&Tensor>) -> Result<Tensor> {
-        let n_layers = self.model.dims().n_layers;
+        let end = self.model.dims().n_layers;
         let mut hooks = HookSet::new();
         let resid = match act {
-            Some(act) if stream_before(self.site).is_some() => act.shallow_clone(),
+            None => self.model.blocks(&self.clean.0, tokens, self.clean.1..end, &mut hooks)?,
+            Some(act) if stream_before(self.site).is_some() => {
+                self.model.blocks(act, tokens, self.block..end, &mut hooks)?
+            }
+            Some(act) if self.site.stream().is_some() => {
+                self.model.resume(self.site, act, &self.stream, tokens, end, &mut hooks)?
+            }
             Some(act) => {
                 hooks.on(self.site, edit::set(act.shallow_clone()));
-                self.resid.shallow_clone()
+                self.model.blocks(&self.stream, tokens, self.block..end, &mut hooks)?
             }
-            None => self.resid.shallow_clone(),
         };
-        let resid = self.model.blocks(&resid, tokens, self.start..n_layers, &mut hooks)?;
         hooks.finish()?;
         loss_per_token(self.model, &resid, tokens, &mut HookSet::new())
     }

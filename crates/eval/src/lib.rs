@@ -27,6 +27,6 @@ mod sparsity;
 pub use error::{EvalError, Result};
 pub use evaluate::{EvalOptions, Evaluation, evaluate};
 pub use fvu::Fvu;
-pub use loss::{LossSum, loss_per_token, scored};
+pub use loss::{LossSum, kl_per_token, loss_per_token, scored};
 pub use report::{METRICS, Metric, Report};
 pub use sparsity::Sparsity;

@@ -35,6 +35,22 @@ pub enum ModelError {
         /// How many there are.
         n_layers: usize,
     },
+    /// A part of the vocabulary that the model does not have.
+    #[error("tokens {start}..{end} are out of range: the vocabulary has {d_vocab}")]
+    Vocabulary {
+        /// The first token.
+        start: usize,
+        /// The first token after them.
+        end: usize,
+        /// How many there are.
+        d_vocab: usize,
+    },
+    /// A cache of keys and values that does not fit.
+    #[error("the cache {0}")]
+    Cache(String),
+    /// A way of generating that is none.
+    #[error("{0}")]
+    Generate(String),
     /// A hook's error, or one of a batch of tokens.
     #[error(transparent)]
     Hook(#[from] HookError),

@@ -1,17 +1,21 @@
-use std::{ops::Range, path::Path};
+use std::{
+    ops::Range,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use hooks::{HookError, HookPoint, HookSet, HookedModel, LayerIdx, ModelDims, TokenBatch};
 use tch::{Device, Kind, Tensor};
-use tch_ext::{WeightSource, expect_kind, expect_shape};
+use tch_ext::{WeightSource, expect_kind, expect_shape, linear};
 
 use crate::{
-    Gemma2Config, ModelError, Result,
+    Gemma2Config, KvCache, LayerKind, ModelError, Result,
     attention::{Attention, Surroundings},
     block::Block,
-    mask::hidden,
+    mask::Visibility,
     mlp::Mlp,
     norm::RmsNorm,
-    rope::Rope,
+    rope::{At, Rope},
 };
 
 /// Where a model's weights go, and as what.
@@ -41,6 +45,8 @@ pub struct Gemma2 {
     embed: Tensor,
     blocks: Vec<Block>,
     ln_final: RmsNorm,
+    /// No two models of a process have the same.
+    id: u64,
 }
 
 impl Gemma2 {
@@ -52,6 +58,19 @@ impl Gemma2 {
     pub fn load(folder: &Path, options: &LoadOptions) -> Result<Self> {
         let config = Gemma2Config::load(&folder.join("config.json"))?;
         Self::from_source(config, WeightSource::open_folder(folder)?, options)
+    }
+
+    /// As [`load`](Self::load), and calls `progress(bytes taken, bytes in all)` after each tensor.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with_progress(
+        folder: &Path,
+        options: &LoadOptions,
+        progress: impl FnMut(u64, u64) + Send + 'static,
+    ) -> Result<Self> {
+        let config = Gemma2Config::load(&folder.join("config.json"))?;
+        Self::from_source(config, WeightSource::open_folder(folder)?.with_progress(progress), options)
     }
 
     /// Takes every weight of `config` from a source, and refuses a source that holds more.
@@ -109,10 +128,15 @@ impl Gemma2 {
                 w_up: weight("mlp.up_proj", &[d_mlp, d_model])?,
                 w_down: weight("mlp.down_proj", &[d_model, d_mlp])?,
             };
-            blocks.push(Block { kind, ln1, attn, ln1_post, ln2, mlp, ln2_post });
+            let window = match kind {
+                LayerKind::Sliding => Some(config.sliding_window as i64),
+                LayerKind::Global => None,
+            };
+            blocks.push(Block { window, ln1, attn, ln1_post, ln2, mlp, ln2_post });
         }
         let ln_final = RmsNorm { w: get("model.norm.weight".to_owned(), &[d_model])?, eps };
-        Ok(Self { config, embed, blocks, ln_final })
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        Ok(Self { config, embed, blocks, ln_final, id: NEXT_ID.fetch_add(1, Ordering::Relaxed) })
     }
 
     /// The configuration.
@@ -128,6 +152,10 @@ impl Gemma2 {
     /// Where the weights are.
     pub fn device(&self) -> Device {
         self.embed.device()
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// Every weight with its Hugging Face name, in the order of the forward pass.
@@ -175,37 +203,170 @@ impl Gemma2 {
             return Err(ModelError::Blocks { start: range.start, end: range.end, n_layers });
         };
         self.expect_resid(resid, tokens.batch(), tokens.pos())?;
-        let around = self.surroundings(tokens, resid.f_kind()?)?;
+        let around = self.surroundings(tokens)?;
         let mut x = resid.shallow_clone();
         for (l, block) in range.zip(blocks) {
-            x = block.forward(x, LayerIdx(l), &around, hooks)?;
+            x = block.forward(x, LayerIdx(l), &around, None, hooks)?;
         }
         Ok(x)
     }
 
-    fn surroundings(&self, tokens: &TokenBatch, kind: Kind) -> Result<Surroundings<'_>> {
-        let (config, device, pos) = (&self.config, self.device(), tokens.pos());
-        let attended = tokens.attended().map(|a| a.f_to_device(device)).transpose()?;
-        let window = Some(config.sliding_window as i64);
-        Ok(Surroundings {
-            config,
-            rope: Rope::new(pos, config.dims.d_head as i64, config.rope_theta, kind, device)?,
-            global: hidden(pos, None, attended.as_ref(), device)?,
-            sliding: hidden(pos, window, attended.as_ref(), device)?,
-        })
+    /// What a plain run of `tokens` sees.
+    fn surroundings(&self, tokens: &TokenBatch) -> Result<Surroundings<'_>> {
+        let device = self.device();
+        let on_device = |t: Option<&Tensor>| t.map(|t| t.f_to_device(device)).transpose();
+        let at = match tokens.positions() {
+            None => At::Columns { first: 0, len: tokens.pos() },
+            Some(positions) => At::Each(positions),
+        };
+        let visibility = Visibility {
+            attended: on_device(tokens.attended())?,
+            documents: on_device(tokens.documents())?,
+            device,
+        };
+        Ok(Surroundings { config: &self.config, rope: self.rope(at)?, visibility, first_pos: 0 })
     }
 
-    fn to_logits(&self, resid: &Tensor, hooks: &mut HookSet<'_>) -> Result<Tensor> {
+    fn rope(&self, at: At<'_>) -> Result<Rope> {
+        let d_head = self.config.dims.d_head as i64;
+        Rope::new(at, d_head, self.config.rope_theta, self.embed.f_kind()?, self.device())
+    }
+
+    /// An empty cache for `batch` sequences.
+    pub fn cache(&self, batch: usize) -> KvCache {
+        KvCache::new(self.id, batch as i64, self.blocks.iter().map(|block| block.window))
+    }
+
+    /// Runs the tokens that follow what the cache holds: `[batch, new]` to the last residual stream at them,
+    /// `[batch, new, d_model]`, the same as in a run of the whole sequence. Gradients are off.
+    ///
+    /// Hooks fire at every call and see the new positions; [`Visit::first_pos`](hooks::Visit::first_pos) says where they
+    /// stand. Attention scores and patterns are over the keys that the block still holds. After an error the cache is as it
+    /// was before.
+    ///
+    /// # Errors
+    /// [`ModelError::Cache`] for a cache of another model or batch, or a full context; as the model's other runs.
+    pub fn extend(
+        &self,
+        cache: &mut KvCache,
+        tokens: &TokenBatch,
+        hooks: &mut HookSet<'_>,
+    ) -> Result<Tensor> {
+        let _no_grad = tch::no_grad_guard();
+        cache.check(self, tokens)?;
+        hooks.check(&self.config.dims)?;
+        hooks.begin_at(cache.len());
+        let ran = self.extend_blocks(cache, tokens, hooks);
+        hooks.begin_at(0);
+        match ran {
+            Ok((resid, attended)) => {
+                cache.commit(tokens.pos(), attended);
+                Ok(resid)
+            }
+            Err(error) => {
+                cache.roll_back();
+                Err(error)
+            }
+        }
+    }
+
+    fn extend_blocks(
+        &self,
+        cache: &mut KvCache,
+        tokens: &TokenBatch,
+        hooks: &mut HookSet<'_>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let (first, len, device) = (cache.len(), tokens.pos(), self.device());
+        let attended = cache.attended_with(tokens, device)?;
+        // Positions count from each row's first token, as in a run of the whole.
+        let positions = attended.as_ref().map(|attended| {
+            let start = attended.f_to_kind(Kind::Int64)?.f_argmax(1, true)?; // the first of the largest
+            let columns = Tensor::f_arange_start(first, first + len, (Kind::Int64, device))?.f_unsqueeze(0)?;
+            columns.f_sub(&start)?.f_clamp_min(0)
+        });
+        let positions = positions.transpose()?;
+        let around = Surroundings {
+            config: &self.config,
+            rope: self.rope(positions.as_ref().map_or(At::Columns { first, len }, At::Each))?,
+            visibility: Visibility {
+                attended: attended.as_ref().map(Tensor::shallow_clone),
+                documents: None,
+                device,
+            },
+            first_pos: first,
+        };
+        let mut x = self.embed_tokens(tokens, hooks)?;
+        for (l, (block, layer)) in self.blocks.iter().zip(&mut cache.layers).enumerate() {
+            x = block.forward(x, LayerIdx(l), &around, Some(layer), hooks)?;
+        }
+        Ok((x, attended))
+    }
+
+    fn resume_at(
+        &self,
+        site: HookPoint,
+        act: &Tensor,
+        stream: &Tensor,
+        tokens: &TokenBatch,
+        end: usize,
+        hooks: &mut HookSet<'_>,
+    ) -> Result<Tensor> {
+        let n_layers = self.blocks.len();
+        let start = match site {
+            HookPoint::Embed => return self.run_blocks(act, tokens, 0..end, hooks),
+            HookPoint::ResidPost(LayerIdx(l)) => return self.run_blocks(act, tokens, l + 1..end, hooks),
+            _ => site.layer().filter(|_| site.stream().is_some()).ok_or(HookError::NoResume(site))?.0,
+        };
+        let Some(block) = self.blocks.get(start).filter(|_| start < end && end <= n_layers) else {
+            return Err(ModelError::Blocks { start, end, n_layers });
+        };
+        let l = LayerIdx(start);
+        self.expect_resid(stream, tokens.batch(), tokens.pos())?;
+        let dims = &self.config.dims;
+        let shape = site.shape(dims, tokens.batch(), tokens.pos());
+        let axes: Vec<(&str, i64)> = site.axes().iter().map(|axis| axis.name()).zip(shape).collect();
+        expect_shape(&site.to_string(), act, &axes)?;
+        let inside_norm = matches!(site, HookPoint::Ln2Normalized(_));
+        let kind = if inside_norm { Kind::Float } else { self.embed.f_kind()? };
+        expect_kind(&site.to_string(), act, &[kind])?;
+        let (act, x) = (act.shallow_clone(), stream.shallow_clone());
+        let around = self.surroundings(tokens)?;
+        let out = match site {
+            HookPoint::ResidPre(_) => block.from_resid_pre(act, l, &around, None, hooks),
+            HookPoint::AttnZ(_) => block.from_z(act, x, l, hooks),
+            HookPoint::AttnOut(_) => block.from_attn_out(act, x, l, hooks),
+            HookPoint::ResidMid(_) => block.from_resid_mid(act, l, hooks),
+            HookPoint::Ln2Normalized(_) => {
+                let normed = block.ln2.gain(act, x.f_kind()?, true)?;
+                block.from_mlp_norm(normed, x, l, hooks)
+            }
+            HookPoint::MlpPost(_) => block.from_mlp_post(act, x, l, hooks),
+            HookPoint::MlpOut(_) => block.from_mlp_out(act, x, l, hooks),
+            _ => Err(HookError::NoResume(site).into()),
+        };
+        self.run_blocks(&out?, tokens, start + 1..end, hooks)
+    }
+
+    fn norm_of(&self, resid: &Tensor, hooks: &mut HookSet<'_>) -> Result<Tensor> {
         let size = resid.size();
-        self.expect_resid(
-            resid,
-            size.first().copied().unwrap_or_default(),
-            size.get(1).copied().unwrap_or_default(),
-        )?;
-        let x = self.ln_final.forward(resid, HookPoint::LnFinalScale, HookPoint::LnFinalNormalized, hooks)?;
-        let logits = x.f_linear(&self.embed, None::<Tensor>)?; // [batch, pos, d_vocab]
+        let of = |axis: usize| size.get(axis).copied().unwrap_or_default();
+        self.expect_resid(resid, of(0), of(1))?;
+        self.ln_final.forward(resid, HookPoint::LnFinalScale, HookPoint::LnFinalNormalized, hooks)
+    }
+
+    fn logits_of(&self, normed: &Tensor, vocab: Range<usize>) -> Result<Tensor> {
+        let size = normed.size();
+        let of = |axis: usize| size.get(axis).copied().unwrap_or_default();
+        self.expect_resid(normed, of(0), of(1))?;
+        let d_vocab = self.config.dims.d_vocab;
+        if vocab.start > vocab.end || vocab.end > d_vocab {
+            return Err(ModelError::Vocabulary { start: vocab.start, end: vocab.end, d_vocab });
+        }
+        let rows = self.embed.f_narrow(0, vocab.start as i64, vocab.len() as i64)?;
+        let mut logits = linear(normed, &rows)?; // [batch, pos, vocab]
         match self.config.final_softcap {
-            Some(cap) => Ok(logits.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?),
+            Some(cap) if logits.requires_grad() => Ok(logits.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?),
+            Some(cap) => Ok(logits.f_div_scalar_(cap)?.f_tanh_()?.f_mul_scalar_(cap)?),
             None => Ok(logits),
         }
     }
@@ -236,7 +397,23 @@ impl HookedModel for Gemma2 {
         Ok(self.run_blocks(resid, tokens, range, hooks)?)
     }
 
-    fn unembed(&self, resid: &Tensor, hooks: &mut HookSet<'_>) -> Result<Tensor, HookError> {
-        Ok(self.to_logits(resid, hooks)?)
+    fn resume(
+        &self,
+        site: HookPoint,
+        act: &Tensor,
+        stream: &Tensor,
+        tokens: &TokenBatch,
+        end: usize,
+        hooks: &mut HookSet<'_>,
+    ) -> Result<Tensor, HookError> {
+        Ok(self.resume_at(site, act, stream, tokens, end, hooks)?)
+    }
+
+    fn final_norm(&self, resid: &Tensor, hooks: &mut HookSet<'_>) -> Result<Tensor, HookError> {
+        Ok(self.norm_of(resid, hooks)?)
+    }
+
+    fn readout(&self, normed: &Tensor, vocab: Range<usize>) -> Result<Tensor, HookError> {
+        Ok(self.logits_of(normed, vocab)?)
     }
 }

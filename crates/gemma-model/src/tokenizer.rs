@@ -5,6 +5,33 @@ use tch_ext::TensorError;
 
 use crate::{ModelError, Result, error::one_line};
 
+/// Who speaks in a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Who asks.
+    User,
+    /// Who answers.
+    Model,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Model => "model",
+        }
+    }
+}
+
+/// What one of them says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn<'t> {
+    /// Who.
+    pub role: Role,
+    /// What.
+    pub text: &'t str,
+}
+
 /// Text to token ids and back. BOS always comes first: Gemma is lost without it.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -89,17 +116,30 @@ impl Tokenizer {
         Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
     }
 
-    /// One user's turn in the template of the -it models, up to where the model answers.
+    /// A conversation in the template of the -it models, up to where the model answers: `<start_of_turn>`, role, the text
+    /// without space around it, `<end_of_turn>` (the `chat_template` of their `tokenizer_config.json`).
     ///
     /// # Errors
-    /// [`ModelError::Text`] for a tokenizer without turns.
-    pub fn encode_chat(&self, message: &str) -> Result<Vec<i64>> {
+    /// [`ModelError::Text`] for a tokenizer without turns, no turns, turns that don't begin with the user's and alternate, or
+    /// a last turn that is not the user's.
+    pub fn encode_chat(&self, turns: &[Turn<'_>]) -> Result<Vec<i64>> {
+        let bad = |problem: &str| Err(ModelError::Text(problem.to_owned()));
         if self.end_of_turn.is_none() {
-            return Err(ModelError::Text(
-                "this tokenizer has no `<end_of_turn>`: it is no chat model's".to_owned(),
-            ));
+            return bad("this tokenizer has no `<end_of_turn>`: it is no chat model's");
         }
-        self.encode(&format!("<start_of_turn>user\n{message}<end_of_turn>\n<start_of_turn>model\n"))
+        let alternate = [Role::User, Role::Model].into_iter().cycle();
+        if turns.iter().zip(alternate).any(|(turn, role)| turn.role != role) {
+            return bad("the turns of a conversation must alternate, and the first be the user's");
+        }
+        if turns.last().is_none_or(|turn| turn.role != Role::User) {
+            return bad("a conversation must end with a turn of the user's");
+        }
+        let mut text = String::new();
+        for turn in turns {
+            let role = turn.role.name();
+            text += &format!("<start_of_turn>{role}\n{}<end_of_turn>\n", turn.text.trim());
+        }
+        self.encode(&(text + "<start_of_turn>model\n"))
     }
 
     /// Texts as one batch, the shorter ones padded on the right.
@@ -124,6 +164,11 @@ impl Tokenizer {
         self.inner.decode(&ids, true).map_err(|e| ModelError::Text(e.to_string()))
     }
 
+    /// Decodes ids as they come: text appears once it is whole, a character of several byte tokens with its last.
+    pub fn stream(&self) -> TokenStream<'_> {
+        TokenStream { tokenizer: self, ids: Vec::new(), shown: 0, settled: 0 }
+    }
+
     /// How one token reads in a table: its text, with the space that SentencePiece writes as `▁`.
     pub fn piece(&self, id: i64) -> String {
         let token = u32::try_from(id).ok().and_then(|id| self.inner.id_to_token(id));
@@ -134,5 +179,48 @@ impl Tokenizer {
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokenizer").field("d_vocab", &self.d_vocab()).finish_non_exhaustive()
+    }
+}
+
+/// The text of a sequence of ids, piece by piece. Made by [`Tokenizer::stream`].
+#[derive(Debug)]
+pub struct TokenStream<'t> {
+    tokenizer: &'t Tokenizer,
+    /// The ids whose text may still change with the next one, behind a few that give them context.
+    ids: Vec<i64>,
+    /// Bytes of their text that were given out.
+    shown: usize,
+    /// How many of the ids were given out whole.
+    settled: usize,
+}
+
+impl TokenStream<'_> {
+    /// The text that an id adds; empty while a character is not whole.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn push(&mut self, id: i64) -> Result<String> {
+        self.ids.push(id);
+        let text = self.tokenizer.decode(&self.ids)?;
+        // An unfinished character reads as U+FFFD.
+        if text.ends_with('\u{FFFD}') {
+            return Ok(String::new());
+        }
+        let new = text.get(self.shown..).unwrap_or_default().to_owned();
+        // The first id of a text reads without the space before it: one id that was given out stays for context.
+        if self.settled > 0 {
+            self.ids.drain(..self.settled.min(self.ids.len() - 1));
+        }
+        self.settled = self.ids.len();
+        self.shown = self.tokenizer.decode(&self.ids)?.len();
+        Ok(new)
+    }
+
+    /// What is left when no more ids come: an unfinished character as U+FFFD.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn finish(self) -> Result<String> {
+        Ok(self.tokenizer.decode(&self.ids)?.get(self.shown..).unwrap_or_default().to_owned())
     }
 }

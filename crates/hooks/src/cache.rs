@@ -2,9 +2,12 @@ use std::collections::BTreeMap;
 
 use tch::Tensor;
 
-use crate::{BoxError, Hook, HookError, HookPoint, Result};
+use crate::{Axis, BoxError, Hook, HookError, HookPoint, Result, Visit};
 
 /// Keeps the activations of the sites it is placed at. A second run overwrites the first.
+///
+/// The steps of a generation are one run: each adds its positions. (Attention scores and patterns, whose axis of keys grows,
+/// are those of the last step.)
 ///
 /// A kept tensor shares its memory with the model's own; gradients flow through it where they are on.
 #[derive(Debug, Default)]
@@ -46,8 +49,15 @@ impl ActivationCache {
 }
 
 impl Hook for ActivationCache {
-    fn visit(&mut self, site: HookPoint, act: &Tensor) -> Result<Option<Tensor>, BoxError> {
-        self.acts.insert(site, act.shallow_clone());
+    fn visit(&mut self, at: Visit, act: &Tensor) -> Result<Option<Tensor>, BoxError> {
+        let by_position = at.site.axes().starts_with(&[Axis::Batch, Axis::Pos]);
+        let act = match self.acts.get(&at.site) {
+            Some(before) if by_position && at.first_pos > 0 && before.size().get(1) == Some(&at.first_pos) => {
+                Tensor::f_cat(&[before, act], 1)?
+            }
+            _ => act.shallow_clone(),
+        };
+        self.acts.insert(at.site, act);
         Ok(None)
     }
 }

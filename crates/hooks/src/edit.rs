@@ -2,13 +2,13 @@
 
 use tch::Tensor;
 
-use crate::{Axis, BoxError, Hook, HookError, HookPoint};
+use crate::{Axis, BoxError, Hook, HookError, HookPoint, PositionSet, Visit};
 
 /// A ready-made replacement hook. Make one with [`add`], [`set`], [`zero`] or [`scale`].
 #[derive(Debug)]
 pub struct Edit {
     op: Op,
-    positions: Option<Tensor>,
+    positions: Option<PositionSet>,
 }
 
 #[derive(Debug)]
@@ -39,16 +39,17 @@ pub fn scale(factor: f64) -> Edit {
 }
 
 impl Edit {
-    /// Edits only where `mask` (`[batch, pos]`, bool; see [`Positions::mask`](crate::Positions::mask)) is true.
+    /// Edits only at these positions: a mask (`[batch, pos]`, bool; see [`Positions::mask`](crate::Positions::mask)), or
+    /// what [`Positions::over`](crate::Positions::over) makes for a text that generation goes on with.
     #[must_use]
-    pub fn at(mut self, mask: Tensor) -> Self {
-        self.positions = Some(mask);
+    pub fn at(mut self, positions: impl Into<PositionSet>) -> Self {
+        self.positions = Some(positions.into());
         self
     }
 }
 
 impl Hook for Edit {
-    fn visit(&mut self, site: HookPoint, act: &Tensor) -> Result<Option<Tensor>, BoxError> {
+    fn visit(&mut self, at: Visit, act: &Tensor) -> Result<Option<Tensor>, BoxError> {
         let edited = match &self.op {
             Op::Add(direction, strength) => {
                 let step = direction.f_to_kind(act.f_kind()?)?.f_to_device(act.device())?;
@@ -61,9 +62,26 @@ impl Hook for Edit {
         };
         match &self.positions {
             None => Ok(Some(edited)),
-            Some(mask) => Ok(Some(only_at(mask, site, act, &edited)?)),
+            Some(positions) => Ok(Some(only_within(positions, at, act, &edited)?)),
         }
     }
+}
+
+/// `edited` at the positions of a set, `act` elsewhere, whatever part of the sequence the hook is shown.
+///
+/// # Errors
+/// As [`only_at`], and for a set that ends before the run does.
+pub fn only_within(
+    positions: &PositionSet,
+    at: Visit,
+    act: &Tensor,
+    edited: &Tensor,
+) -> Result<Tensor, HookError> {
+    expect_positions(at.site)?;
+    let len = act.size().get(1).copied().unwrap_or(0);
+    // In a plain run the set must be the run's own, no longer one.
+    let mask = if at.first_pos == 0 { positions.whole(len)? } else { positions.columns(at.first_pos, len)? };
+    only_at(&mask, at.site, act, edited)
 }
 
 /// `edited` where `mask` (`[batch, pos]`) is true, `act` elsewhere.
@@ -71,11 +89,7 @@ impl Hook for Edit {
 /// # Errors
 /// [`HookError::Positions`] for a site without a position axis (attention scores and patterns) or a mask of another batch.
 pub fn only_at(mask: &Tensor, site: HookPoint, act: &Tensor, edited: &Tensor) -> Result<Tensor, HookError> {
-    if site.axes().get(..2) != Some(&[Axis::Batch, Axis::Pos]) {
-        let problem =
-            format!("`{site}` has no position axis: an edit of chosen positions does not apply to it");
-        return Err(HookError::Positions(problem));
-    }
+    expect_positions(site)?;
     let sizes = act.size();
     if Some(mask.size().as_slice()) != sizes.get(..2) {
         let problem = format!("the positions are {:?}, but `{site}` has {sizes:?}", mask.size());
@@ -86,4 +100,12 @@ pub fn only_at(mask: &Tensor, site: HookPoint, act: &Tensor, edited: &Tensor) ->
         mask = mask.f_unsqueeze(-1)?;
     }
     Ok(edited.f_where_self(&mask, act)?)
+}
+
+fn expect_positions(site: HookPoint) -> Result<(), HookError> {
+    if site.axes().get(..2) == Some(&[Axis::Batch, Axis::Pos]) {
+        return Ok(());
+    }
+    let problem = format!("`{site}` has no position axis: an edit of chosen positions does not apply to it");
+    Err(HookError::Positions(problem))
 }

@@ -29,13 +29,15 @@ mod error;
 mod hook;
 mod model;
 mod point;
+mod positions;
 mod set;
 mod tokens;
 
 pub use cache::ActivationCache;
 pub use error::{BoxError, HookError, Result};
-pub use hook::{Hook, observe, replace};
+pub use hook::{Hook, Visit, observe, replace};
 pub use model::{HookedModel, HookedModelExt, ModelDims};
 pub use point::{Axis, HookPoint, LayerIdx};
+pub use positions::{PositionSet, Positions};
 pub use set::HookSet;
-pub use tokens::{Positions, TokenBatch};
+pub use tokens::TokenBatch;

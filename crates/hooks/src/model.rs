@@ -27,9 +27,9 @@ pub struct ModelDims {
 
 /// A model that shows its activations. Implementors write this; users call [`HookedModelExt`].
 ///
-/// Three plain functions instead of one `forward` with options: stopping early is a shorter range of blocks, a run that
-/// starts at a saved residual is a later range, the logit lens is `unembed` of any layer, and a loss within bounded
-/// memory is `unembed` of a slice of positions. At every site the implementor calls [`HookSet::at`]; gradients flow
+/// Plain functions instead of one `forward` with options: stopping early is a shorter range of blocks, a run that starts at a
+/// saved residual is a later range, one that starts inside a block is `resume`, the logit lens is `unembed` of any layer,
+/// and a loss within bounded memory is `readout` of slices of the vocabulary. At every site the implementor calls [`HookSet::at`]; gradients flow
 /// wherever the caller has them on.
 pub trait HookedModel: fmt::Debug + Send {
     /// The model's sizes.
@@ -54,15 +54,40 @@ pub trait HookedModel: fmt::Debug + Send {
         hooks: &mut HookSet<'_>,
     ) -> Result<Tensor>;
 
-    /// Final norm, unembedding and whatever follows: `[batch, pos, d_model]` to logits, `[batch, pos, d_vocab]`.
+    /// Begins again behind a site, with another activation there: the blocks from there up to `end`, `[batch, pos, d_model]`.
+    ///
+    /// `stream` is the activation at [`site.stream()`](HookPoint::stream) of the run that is resumed: what the site's
+    /// branch is added to. Hooks at the site itself do not fire, the ones behind it do.
+    ///
+    /// # Errors
+    /// [`HookError::NoResume`](crate::HookError::NoResume) for a site where no run can begin; shapes that the model does not
+    /// have; a hook's error.
+    fn resume(
+        &self,
+        site: HookPoint,
+        act: &Tensor,
+        stream: &Tensor,
+        tokens: &TokenBatch,
+        end: usize,
+        hooks: &mut HookSet<'_>,
+    ) -> Result<Tensor>;
+
+    /// The norm behind the last block: `[batch, pos, d_model]` to the same.
     ///
     /// # Errors
     /// A shape that the model does not have, or a hook's error.
-    fn unembed(&self, resid: &Tensor, hooks: &mut HookSet<'_>) -> Result<Tensor>;
+    fn final_norm(&self, resid: &Tensor, hooks: &mut HookSet<'_>) -> Result<Tensor>;
+
+    /// The logits of some of the vocabulary: what [`final_norm`](Self::final_norm) returned, `[batch, pos, d_model]`, to
+    /// `[batch, pos, vocab.len()]`, soft cap included. Slice by slice, a loss over a large vocabulary needs little memory.
+    ///
+    /// # Errors
+    /// A shape that the model does not have, or tokens beyond its vocabulary.
+    fn readout(&self, normed: &Tensor, vocab: Range<usize>) -> Result<Tensor>;
 }
 
-/// What users call on a model. Gradients are off in all of these but [`forward`](Self::forward) and
-/// [`residual`](Self::residual), which leave the mode as it is.
+/// What users call on a model. Gradients are off in all of these but [`forward`](Self::forward),
+/// [`residual`](Self::residual) and [`unembed`](Self::unembed), which leave the mode as it is.
 pub trait HookedModelExt: HookedModel {
     /// Embeds and runs the first `n_blocks` blocks: `[batch, pos, d_model]`.
     ///
@@ -71,6 +96,15 @@ pub trait HookedModelExt: HookedModel {
     fn residual(&self, tokens: &TokenBatch, n_blocks: usize, hooks: &mut HookSet<'_>) -> Result<Tensor> {
         let resid = self.embed(tokens, hooks)?;
         self.blocks(&resid, tokens, 0..n_blocks, hooks)
+    }
+
+    /// Final norm, unembedding and soft cap: `[batch, pos, d_model]` to logits, `[batch, pos, d_vocab]`.
+    ///
+    /// # Errors
+    /// The model's or a hook's.
+    fn unembed(&self, resid: &Tensor, hooks: &mut HookSet<'_>) -> Result<Tensor> {
+        let normed = self.final_norm(resid, hooks)?;
+        self.readout(&normed, 0..self.dims().d_vocab)
     }
 
     /// The whole model: logits, `[batch, pos, d_vocab]`. The set may be used again: call [`HookSet::finish`] in the end.
@@ -137,7 +171,7 @@ pub trait HookedModelExt: HookedModel {
         let n_blocks = hooks.sites().map(|site| site.blocks_needed(n_layers)).max().unwrap_or(0);
         let resid = self.residual(tokens, n_blocks, &mut hooks)?;
         if hooks.sites().any(HookPoint::is_final) {
-            let _logits = self.unembed(&resid, &mut hooks)?;
+            let _normed = self.final_norm(&resid, &mut hooks)?;
         }
         hooks.finish()
     }

@@ -214,6 +214,18 @@ impl HookPoint {
         }
     }
 
+    /// The residual stream that a run needs, besides the activation, to begin again behind this site: see
+    /// [`HookedModel::resume`](crate::HookedModel::resume). A stretch of the stream itself is its own. `None` where no run can
+    /// begin, since other branches than one run side by side (queries, keys, values) or the site lies behind the blocks.
+    pub fn stream(self) -> Option<Self> {
+        match self {
+            Self::Embed | Self::ResidPre(_) | Self::ResidMid(_) | Self::ResidPost(_) => Some(self),
+            Self::AttnZ(l) | Self::AttnOut(l) => Some(Self::ResidPre(l)),
+            Self::Ln2Normalized(l) | Self::MlpPost(l) | Self::MlpOut(l) => Some(Self::ResidMid(l)),
+            _ => None,
+        }
+    }
+
     /// Whether the site lies behind the last block.
     pub fn is_final(self) -> bool {
         AFTER.iter().any(|(_, p)| *p == self)

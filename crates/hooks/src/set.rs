@@ -3,7 +3,7 @@ use std::{collections::HashMap, fmt};
 use tch::{TchError, Tensor};
 use tch_ext::TensorError;
 
-use crate::{BoxError, Hook, HookError, HookPoint, ModelDims, Result};
+use crate::{BoxError, Hook, HookError, HookPoint, ModelDims, Result, Visit};
 
 /// The hooks of one run.
 ///
@@ -20,6 +20,7 @@ pub struct HookSet<'h> {
     hooks: Vec<Box<dyn Hook + 'h>>,
     /// Site to its hooks, in the order in which they were added, and whether the site was met.
     sites: HashMap<HookPoint, Site>,
+    first_pos: i64,
 }
 
 #[derive(Default)]
@@ -78,13 +79,20 @@ impl<'h> HookSet<'h> {
         for &index in &entry.hooks {
             let Some(hook) = self.hooks.get_mut(index) else { continue };
             let failed = |source| HookError::Hook { site, source: without_backtrace(source) };
-            let answer = hook.visit(site, &act).map_err(failed)?;
+            let at = Visit { site, first_pos: self.first_pos };
+            let answer = hook.visit(at, &act).map_err(failed)?;
             if let Some(new) = answer {
                 check_replacement(site, &act, &new)?;
                 act = new;
             }
         }
         Ok(act)
+    }
+
+    /// Says at which column of the whole sequence the positions that the model sees next begin: models that generate call
+    /// this before each step, with what their cache holds.
+    pub fn begin_at(&mut self, first_pos: i64) {
+        self.first_pos = first_pos;
     }
 
     /// Refuses sites that a model of `dims` does not have. [`HookedModelExt`](crate::HookedModelExt) does this before a run.

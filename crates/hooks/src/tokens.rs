@@ -1,8 +1,6 @@
-use std::{fmt, str::FromStr};
-
 use tch::{Device, Kind, Tensor};
 
-use crate::{HookError, ModelDims, Result, error::one_line};
+use crate::{HookError, ModelDims, Result};
 
 /// Token ids, with which of them attention may see and which of them count.
 ///
@@ -10,11 +8,15 @@ use crate::{HookError, ModelDims, Result, error::one_line};
 /// * `ids`, `attended` and `counted` are all `[batch, pos]`, with at least one sequence and one position.
 /// * `counted` is false wherever `attended` is, and at every special token (BOS, EOS, PAD): Gemma Scope excludes these from
 ///   training and evaluation (Gemma Scope, section 3.1 and 4).
+/// * `documents` numbers the documents of a packed row: a token sees no other document than its own.
 #[derive(Debug)]
 pub struct TokenBatch {
     rows: Vec<Vec<i64>>,
     ids: Tensor,
     attended: Option<Tensor>,
+    documents: Option<Tensor>,
+    /// Where each position stands in its text; `None` where that is its column.
+    positions: Option<Tensor>,
     counted: Tensor,
 }
 
@@ -24,7 +26,7 @@ impl TokenBatch {
     /// # Errors
     /// [`HookError::Tokens`]: no sequences, an empty one, unequal lengths, or a negative id.
     pub fn new(rows: &[Vec<i64>], special: &[i64]) -> Result<Self> {
-        Self::build(rows, None, special)
+        Self::build(rows, None, None, special)
     }
 
     /// A batch of sequences of any length, padded on the right with `pad`, which attention does not see.
@@ -32,6 +34,70 @@ impl TokenBatch {
     /// # Errors
     /// [`HookError::Tokens`]: no sequences, an empty one, or a negative id.
     pub fn padded(rows: &[Vec<i64>], pad: i64, special: &[i64]) -> Result<Self> {
+        Self::pad_on(Side::Right, rows, pad, special)
+    }
+
+    /// A batch of sequences of any length, padded on the left: all end in the same column, as generation needs it.
+    ///
+    /// # Errors
+    /// As [`padded`](Self::padded).
+    pub fn left_padded(rows: &[Vec<i64>], pad: i64, special: &[i64]) -> Result<Self> {
+        Self::pad_on(Side::Left, rows, pad, special)
+    }
+
+    /// Documents one after the other in rows of `ctx` tokens, the last one padded. A document that does not fit into what is
+    /// left of a row goes on in the next. Attention stays within each document; see
+    /// [`across_documents`](Self::across_documents).
+    ///
+    /// # Errors
+    /// [`HookError::Tokens`]: no documents, an empty one, a negative id, or no room.
+    pub fn packed(documents: &[Vec<i64>], ctx: usize, pad: i64, special: &[i64]) -> Result<Self> {
+        if ctx == 0 {
+            return Err(HookError::Tokens("rows of 0 tokens hold no document".to_owned()));
+        }
+        if let Some(i) = documents.iter().position(Vec::is_empty) {
+            return Err(HookError::Tokens(format!("document {i} has no tokens")));
+        }
+        let numbered = documents.iter().enumerate().flat_map(|(i, ids)| ids.iter().map(move |id| (*id, i as i64)));
+        let all: Vec<(i64, i64)> = numbered.collect();
+        // All rows are as wide as the context, unless one row is all there is.
+        let width = if all.len() < ctx { all.len() } else { ctx };
+        let fill = |chunk: &[(i64, i64)], with: i64, of: &dyn Fn(&(i64, i64)) -> i64| {
+            chunk.iter().map(of).chain(std::iter::repeat(with)).take(width).collect::<Vec<i64>>()
+        };
+        let chunks: Vec<_> = all.chunks(ctx).collect();
+        let rows: Vec<_> = chunks.iter().map(|c| fill(c, pad, &|(id, _)| *id)).collect();
+        let mask: Vec<_> = chunks.iter().map(|c| fill(c, 0, &|_| 1)).collect();
+        let numbers: Vec<_> = chunks.iter().map(|c| fill(c, -1, &|(_, document)| *document)).collect();
+        let full = mask.iter().flatten().all(|m| *m == 1);
+        Self::build(&rows, if full { None } else { Some(&mask) }, Some(&numbers), special)
+    }
+
+    /// A batch whose rows hold several documents: `documents` gives each position's number, and attention stays within
+    /// equal numbers.
+    ///
+    /// # Errors
+    /// As [`with_mask`](Self::with_mask); numbers of another shape, or a document that is not in one piece.
+    pub fn with_documents(
+        rows: &[Vec<i64>],
+        mask: Option<&[Vec<i64>]>,
+        documents: &[Vec<i64>],
+        special: &[i64],
+    ) -> Result<Self> {
+        Self::build(rows, mask, Some(documents), special)
+    }
+
+    /// The same batch with attention across the documents of a row, and positions that count through it.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn across_documents(mut self) -> Result<Self> {
+        self.documents = None;
+        self.positions = None;
+        Ok(self)
+    }
+
+    fn pad_on(side: Side, rows: &[Vec<i64>], pad: i64, special: &[i64]) -> Result<Self> {
         let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
         if rows.iter().all(|row| row.len() == longest) {
             return Self::new(rows, special);
@@ -40,12 +106,16 @@ impl TokenBatch {
             return Err(HookError::Tokens(format!("sequence {i} has no tokens")));
         }
         let fill = |row: &Vec<i64>, with: i64, own: Option<i64>| {
-            let head = row.iter().map(|&id| own.unwrap_or(id));
-            head.chain(std::iter::repeat(with)).take(longest).collect::<Vec<i64>>()
+            let own = row.iter().map(|&id| own.unwrap_or(id));
+            let padding = std::iter::repeat_n(with, longest - row.len());
+            match side {
+                Side::Left => padding.chain(own).collect::<Vec<i64>>(),
+                Side::Right => own.chain(padding).collect(),
+            }
         };
         let ids: Vec<_> = rows.iter().map(|row| fill(row, pad, None)).collect();
         let mask: Vec<_> = rows.iter().map(|row| fill(row, 0, Some(1))).collect();
-        Self::build(&ids, Some(&mask), special)
+        Self::build(&ids, Some(&mask), None, special)
     }
 
     /// A batch with an attention mask of the same shape: 1 where a token is, 0 where padding is.
@@ -53,10 +123,15 @@ impl TokenBatch {
     /// # Errors
     /// As [`new`](Self::new), and for a mask of another shape or with other values.
     pub fn with_mask(rows: &[Vec<i64>], mask: &[Vec<i64>], special: &[i64]) -> Result<Self> {
-        Self::build(rows, Some(mask), special)
+        Self::build(rows, Some(mask), None, special)
     }
 
-    fn build(rows: &[Vec<i64>], mask: Option<&[Vec<i64>]>, special: &[i64]) -> Result<Self> {
+    fn build(
+        rows: &[Vec<i64>],
+        mask: Option<&[Vec<i64>]>,
+        documents: Option<&[Vec<i64>]>,
+        special: &[i64],
+    ) -> Result<Self> {
         let bad = |problem: String| Err(HookError::Tokens(problem));
         let Some(first) = rows.first() else { return bad("a batch needs at least one sequence".to_owned()) };
         let pos = first.len();
@@ -92,6 +167,9 @@ impl TokenBatch {
                 return bad(format!("the attention mask hides all of sequence {i}"));
             }
         }
+        if let Some(documents) = documents {
+            check_documents(documents, rows.len(), pos)?;
+        }
         let size = [rows.len() as i64, pos as i64];
         let as_tensor = |values: Vec<i64>| Tensor::f_from_slice(&values)?.f_reshape(size);
         let ids = as_tensor(rows.concat())?;
@@ -101,7 +179,11 @@ impl TokenBatch {
             *count &= seen;
         }
         let counted = as_tensor(counts)?.f_to_kind(Kind::Bool)?;
-        Ok(Self { rows: rows.to_vec(), ids, attended, counted })
+        let numbers = positions(rows.len(), pos, mask, documents);
+        let by_column = numbers.iter().all(|row| row.iter().enumerate().all(|(column, p)| *p == column as i64));
+        let positions = if by_column { None } else { Some(as_tensor(numbers.concat())?) };
+        let documents = documents.map(|d| as_tensor(d.concat())).transpose()?;
+        Ok(Self { rows: rows.to_vec(), ids, attended, documents, positions, counted })
     }
 
     /// Moves the batch to a device.
@@ -112,7 +194,9 @@ impl TokenBatch {
         Ok(Self {
             rows: self.rows.clone(),
             ids: self.ids.f_to_device(device)?,
-            attended: self.attended.as_ref().map(|m| m.f_to_device(device)).transpose()?,
+            attended: on_device(self.attended.as_ref(), device)?,
+            documents: on_device(self.documents.as_ref(), device)?,
+            positions: on_device(self.positions.as_ref(), device)?,
             counted: self.counted.f_to_device(device)?,
         })
     }
@@ -130,6 +214,18 @@ impl TokenBatch {
     /// Which positions attention may see, `[batch, pos]`, bool; `None` where it may see all.
     pub fn attended(&self) -> Option<&Tensor> {
         self.attended.as_ref()
+    }
+
+    /// Which document each position belongs to, `[batch, pos]`, int64; `None` where a row is one text.
+    pub fn documents(&self) -> Option<&Tensor> {
+        self.documents.as_ref()
+    }
+
+    /// Where each position stands in its text, `[batch, pos]`, int64, counted from its first token; `None` where that is
+    /// the column in every row. Rotary embeddings turn by these, so that padding on the left and neighbours in a packed row
+    /// change nothing.
+    pub fn positions(&self) -> Option<&Tensor> {
+        self.positions.as_ref()
     }
 
     /// Which positions count in metrics: `[batch, pos]`, bool.
@@ -164,88 +260,59 @@ impl TokenBatch {
     }
 }
 
-/// A set of positions, for splicing, editing and metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Positions {
-    /// All but BOS, EOS and PAD.
-    #[default]
-    Counted,
-    /// Every position but padding.
-    All,
-    /// From `start` on, up to but without `end`; padding left out.
-    Range {
-        /// The first position.
-        start: i64,
-        /// The first position after them; `None` for the end of the sequence.
-        end: Option<i64>,
-    },
+
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    Left,
+    Right,
 }
 
-impl Positions {
-    /// Where the set holds in a batch: `[batch, pos]`, bool.
-    ///
-    /// # Errors
-    /// [`HookError::Positions`] for a range that holds no position of this batch.
-    pub fn mask(self, tokens: &TokenBatch) -> Result<Tensor> {
-        let size = [tokens.batch(), tokens.pos()];
-        let on = (Kind::Bool, tokens.ids().device());
-        match self {
-            Self::Counted => Ok(tokens.counted().shallow_clone()),
-            Self::All => within(Tensor::f_ones(size, on)?, tokens),
-            Self::Range { start, end } => {
-                let end = end.unwrap_or(tokens.pos());
-                if start < 0 || start >= end || end > tokens.pos() {
-                    let problem = format!("positions {self} are not within the {} of the text", tokens.pos());
-                    return Err(HookError::Positions(problem));
-                }
-                let mask = Tensor::f_zeros(size, on)?;
-                let _ = mask.f_narrow(1, start, end - start)?.f_fill_(1)?;
-                within(mask, tokens)
+fn on_device(tensor: Option<&Tensor>, device: Device) -> Result<Option<Tensor>> {
+    Ok(tensor.map(|t| t.f_to_device(device)).transpose()?)
+}
+
+fn check_documents(documents: &[Vec<i64>], batch: usize, pos: usize) -> Result<()> {
+    let bad = |problem: String| Err(HookError::Tokens(problem));
+    if documents.len() != batch {
+        return bad(format!("there are document numbers for {} rows, but {batch} sequences", documents.len()));
+    }
+    for (i, row) in documents.iter().enumerate() {
+        if row.len() != pos {
+            return bad(format!("sequence {i} has {} document numbers for {pos} tokens", row.len()));
+        }
+        let mut seen = std::collections::HashSet::new();
+        let pieces = row.chunk_by(|a, b| a == b).filter_map(|piece| piece.first());
+        for number in pieces {
+            if !seen.insert(number) {
+                return bad(format!("document {number} of sequence {i} is not in one piece"));
             }
         }
     }
+    Ok(())
 }
 
-/// Padding is in no set of positions: it is there for the batch's sake, and no result may depend on that.
-fn within(mask: Tensor, tokens: &TokenBatch) -> Result<Tensor> {
-    match tokens.attended() {
-        Some(attended) => Ok(mask.f_logical_and(attended)?),
-        None => Ok(mask),
-    }
-}
-
-impl fmt::Display for Positions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Counted => f.write_str("counted"),
-            Self::All => f.write_str("all"),
-            Self::Range { start, end: Some(end) } => write!(f, "{start}:{end}"),
-            Self::Range { start, end: None } => write!(f, "{start}:"),
+/// Columns counted from the first token of each text.
+fn positions(
+    batch: usize,
+    pos: usize,
+    mask: Option<&[Vec<i64>]>,
+    documents: Option<&[Vec<i64>]>,
+) -> Vec<Vec<i64>> {
+    let row = |i: usize| {
+        let attended = |p: usize| mask.and_then(|m| m.get(i)).and_then(|m| m.get(p)) != Some(&0);
+        let document = |p: usize| documents.and_then(|d| d.get(i)).and_then(|d| d.get(p));
+        let mut start: Option<usize> = None;
+        let mut numbers = Vec::with_capacity(pos);
+        for p in 0..pos {
+            if p > 0 && document(p) != document(p - 1) {
+                start = None;
+            }
+            if start.is_none() && attended(p) {
+                start = Some(p);
+            }
+            numbers.push(start.map_or(0, |start| (p - start) as i64));
         }
-    }
-}
-
-impl FromStr for Positions {
-    type Err = HookError;
-
-    /// Reads `counted`, `all`, or a half-open range `i:j` (either side may be left out).
-    fn from_str(text: &str) -> Result<Self> {
-        let range = || {
-            let (start, end) = text.split_once(':')?;
-            let number = |t: &str| t.bytes().all(|b| b.is_ascii_digit()).then(|| t.parse::<i64>().ok())?;
-            let start = if start.is_empty() { 0 } else { number(start)? };
-            let end = if end.is_empty() { None } else { Some(number(end).filter(|e| *e > start)?) };
-            Some(Self::Range { start, end })
-        };
-        match text {
-            "counted" => Ok(Self::Counted),
-            "all" => Ok(Self::All),
-            _ => range().ok_or_else(|| {
-                let shown = one_line(text);
-                HookError::Positions(format!(
-                    "`{shown}` is no set of positions: expected `counted`, `all` or `i:j`"
-                ))
-            }),
-        }
-    }
+        numbers
+    };
+    (0..batch).map(row).collect()
 }

@@ -1,4 +1,4 @@
-use hooks::{BoxError, Hook, HookPoint, edit::only_at};
+use hooks::{BoxError, Hook, PositionSet, Visit, edit::only_within};
 use tch::Tensor;
 
 use crate::{FeatureId, Result, SaeError, SaeExt as _, SparseAutoencoder, as_input, sae::expect_width};
@@ -14,7 +14,7 @@ pub struct Splice<'s> {
     sae: &'s dyn SparseAutoencoder,
     clamps: Vec<(FeatureId, f64)>,
     keep_error: bool,
-    positions: Option<Tensor>,
+    positions: Option<PositionSet>,
 }
 
 impl<'s> Splice<'s> {
@@ -40,15 +40,16 @@ impl<'s> Splice<'s> {
         self
     }
 
-    /// Replaces only where `mask` (`[batch, pos]`, bool; see [`Positions::mask`](hooks::Positions::mask)) is true.
+    /// Replaces only at these positions: a mask (`[batch, pos]`, bool; see [`Positions::mask`](hooks::Positions::mask)), or
+    /// what [`Positions::over`](hooks::Positions::over) makes for a text that generation goes on with.
     #[must_use]
-    pub fn at(mut self, mask: Tensor) -> Self {
-        self.positions = Some(mask);
+    pub fn at(mut self, positions: impl Into<PositionSet>) -> Self {
+        self.positions = Some(positions.into());
         self
     }
 
-    fn apply(&self, site: HookPoint, act: &Tensor) -> Result<Tensor> {
-        let x = as_input(site, act)?;
+    fn apply(&self, at: Visit, act: &Tensor) -> Result<Tensor> {
+        let x = as_input(at.site, act)?;
         expect_width("the input", &x, "d_in", self.sae.d_in())?;
         if self.sae.d_in() != self.sae.d_out() {
             let got = vec![self.sae.d_in(), self.sae.d_out()];
@@ -76,13 +77,13 @@ impl<'s> Splice<'s> {
         let new = new.f_reshape(act.size())?.f_to_kind(act.f_kind()?)?;
         match &self.positions {
             None => Ok(new),
-            Some(mask) => Ok(only_at(mask, site, act, &new)?),
+            Some(positions) => Ok(only_within(positions, at, act, &new)?),
         }
     }
 }
 
 impl Hook for Splice<'_> {
-    fn visit(&mut self, site: HookPoint, act: &Tensor) -> Result<Option<Tensor>, BoxError> {
-        Ok(Some(self.apply(site, act)?))
+    fn visit(&mut self, at: Visit, act: &Tensor) -> Result<Option<Tensor>, BoxError> {
+        Ok(Some(self.apply(at, act)?))
     }
 }

@@ -69,6 +69,22 @@ pub enum TensorError {
     /// A name of a dtype or device that is none.
     #[error("{0}")]
     Name(String),
+    /// A device that can't be used.
+    #[error("{device} is not available: {problem}")]
+    Device {
+        /// The device.
+        device: String,
+        /// What stands in the way.
+        problem: String,
+    },
+    /// There is no memory for a tensor.
+    #[error("{what}: out of memory, {bytes} bytes could not be had")]
+    Memory {
+        /// The tensor, with its file where there is one.
+        what: String,
+        /// How many bytes were asked for.
+        bytes: u64,
+    },
     /// libtorch refused an operation.
     #[error("libtorch: {0}")]
     Torch(String),
@@ -83,6 +99,15 @@ impl TensorError {
         Self::Io { file: path.display().to_string(), source }
     }
 
+    /// Says of an error that libtorch had no memory for whose sake that was; others pass through.
+    #[must_use]
+    pub fn for_tensor(self, what: &str) -> Self {
+        match self {
+            Self::Memory { bytes, .. } => Self::Memory { what: what.to_owned(), bytes },
+            other => other,
+        }
+    }
+
     pub(crate) fn format(file: impl Into<String>, problem: impl Into<String>) -> Self {
         // A damaged file's own words may hold line breaks and worse.
         let one_line = |text: String| text.replace(char::is_control, "\u{FFFD}");
@@ -95,6 +120,13 @@ impl From<TchError> for TensorError {
     fn from(error: TchError) -> Self {
         let text = error.to_string();
         let line = text.lines().next().unwrap_or_default();
+        // What libtorch's allocator on the CPU says.
+        if let Some((_, rest)) = line.split_once("you tried to allocate ") {
+            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            if let Ok(bytes) = digits.parse() {
+                return Self::Memory { what: "libtorch".to_owned(), bytes };
+            }
+        }
         Self::Torch(line.trim_start_matches("Internal torch error: ").trim_end_matches('.').to_owned())
     }
 }

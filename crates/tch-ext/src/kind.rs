@@ -40,3 +40,34 @@ fn device_index(text: &str) -> Option<usize> {
     let index = text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<i8>().ok())?;
     index.and_then(|n| usize::try_from(n).ok())
 }
+
+/// Reads a dtype's name on the command line: `f32` or `bf16`.
+///
+/// # Errors
+/// Any other text.
+pub fn parse_kind(text: &str) -> Result<Kind> {
+    match text {
+        "f32" => Ok(Kind::Float),
+        "bf16" => Ok(Kind::BFloat16),
+        _ => {
+            let shown = text.replace(char::is_control, "\u{FFFD}");
+            Err(TensorError::Name(format!("`{shown}` is no dtype: expected `f32` or `bf16`")))
+        }
+    }
+}
+
+/// Makes a device ready: CUDA is brought into the process when it is first asked for.
+///
+/// # Errors
+/// [`TensorError::Device`] for CUDA that can't be had, or an index that is not there.
+pub fn open_device(device: Device) -> Result<Device> {
+    let Device::Cuda(index) = device else { return Ok(device) };
+    let bad = |problem: String| TensorError::Device { device: format!("cuda:{index}"), problem };
+    native::load_cuda().map_err(bad)?;
+    let count = tch::Cuda::device_count();
+    if i64::try_from(index).is_ok_and(|index| index < count) {
+        Ok(device)
+    } else {
+        Err(bad(format!("there are {count} CUDA devices, counted from 0")))
+    }
+}

@@ -1,11 +1,12 @@
 //! What we wish [`tch`] had: errors that name the tensor, strict readers for safetensors and npz, writers that leave no
-//! half file, and the names of dtypes and devices.
+//! half file, the names of dtypes and devices, and a faster `x Wᵀ`.
 //!
 //! Nothing here knows what a transformer or an autoencoder is. You probably want the `gemma-scope` facade instead.
 
 mod atomic;
 mod error;
 mod kind;
+mod linear;
 mod npy;
 mod npz;
 mod safetensors;
@@ -14,7 +15,8 @@ mod weights;
 
 pub use atomic::write_atomically;
 pub use error::{Result, TensorError};
-pub use kind::{kind_name, parse_device};
+pub use kind::{kind_name, open_device, parse_device, parse_kind};
+pub use linear::linear;
 pub use npz::{NpzFile, write_npz};
 pub use safetensors::{SafetensorsFile, TensorInfo, write_safetensors};
 pub use shape::{expect_finite, expect_kind, expect_shape};

@@ -3,7 +3,7 @@ use std::{
     fmt,
     fs::File,
     io::{BufReader, Cursor, Read, Seek, SeekFrom, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use safetensors::{Dtype, tensor::Metadata};
@@ -26,6 +26,8 @@ impl<T: Read + Seek + Send> ReadSeek for T {}
 /// Tensors are read one at a time, so the peak of memory is what has been read plus one tensor.
 pub struct SafetensorsFile {
     name: String,
+    /// Where it can be mapped from, if it is a file.
+    path: Option<PathBuf>,
     reader: Box<dyn ReadSeek>,
     metadata: Metadata,
     data_start: u64,
@@ -47,7 +49,8 @@ impl SafetensorsFile {
     /// The system's, or [`TensorError::Format`] for a header that is damaged or does not fit the file's length.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| TensorError::io(path, e))?;
-        Self::from_reader(&path.display().to_string(), BufReader::new(file))
+        let opened = Self::from_reader(&path.display().to_string(), BufReader::new(file))?;
+        Ok(Self { path: Some(path.to_owned()), ..opened })
     }
 
     /// Reads a file that is already in memory; `name` stands for it in errors.
@@ -91,12 +94,17 @@ impl SafetensorsFile {
                 "truncated or padded: its header describes {expected} bytes, but it has {length}"
             )));
         }
-        Ok(Self { name: name.to_owned(), reader: Box::new(reader), metadata, data_start: 8 + header })
+        Ok(Self { name: name.to_owned(), path: None, reader: Box::new(reader), metadata, data_start: 8 + header })
     }
 
     /// The path, or the name given.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The bytes of all tensors.
+    pub fn bytes(&self) -> u64 {
+        self.metadata.data_len() as u64
     }
 
     /// The names of all tensors, in the order in which they lie in the file.
@@ -143,6 +151,27 @@ impl SafetensorsFile {
         Tensor::f_from_data_size(&bytes, &shape, kind).map_err(|e| {
             TensorError::format(format!("{}: {tensor}", self.name), TensorError::from(e).to_string())
         })
+    }
+
+    /// One tensor as the file holds it, without a copy: its pages are read when they are touched, and may be dropped again.
+    ///
+    /// What can't be mapped (a file in memory, a tensor at an odd place) is read. The file must stay as it is while the
+    /// tensor lives; a file that is replaced by renaming, as all careful writers do, does.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn map(&mut self, tensor: &str) -> Result<Tensor> {
+        let TensorInfo { kind, shape } = self.info(tensor)?;
+        let place = self.metadata.info(tensor).map(|i| i.data_offsets).unwrap_or_default();
+        let (start, end) = (self.data_start + place.0 as u64, self.data_start + place.1 as u64);
+        let aligned = start.is_multiple_of(kind.elt_size_in_bytes() as u64);
+        let path = self.path.as_deref().and_then(Path::to_str);
+        let (Some(path), true, true) = (path, aligned, start < end) else { return self.read(tensor) };
+        // libtorch maps from the file's beginning; the system reads what is touched.
+        let of = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let bytes = Tensor::f_from_file(path, false, of(end), (Kind::Uint8, tch::Device::Cpu))?;
+        let bytes = bytes.f_narrow(0, of(start), of(end - start))?;
+        Ok(bytes.f_view_dtype(kind)?.f_view(shape.as_slice())?)
     }
 }
 

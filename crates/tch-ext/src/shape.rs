@@ -30,15 +30,22 @@ pub fn expect_kind(what: &str, tensor: &Tensor, kinds: &[Kind]) -> Result<()> {
 
 /// Checks that no entry of `tensor` is NaN or infinite.
 ///
-/// The sum is tried first, since it reads memory once and allocates nothing: NaN and infinity survive a sum. Only a sum
-/// that is not finite (which large finite entries can also give) leads to the count.
+/// A sum is tried first, since it reads memory once: NaN and infinity survive a sum. Only a sum that is not finite (which
+/// large finite entries can also give) leads to the count. Large tensors go piece by piece, since libtorch sums bfloat16
+/// through a copy in float32.
 ///
 /// # Errors
 /// [`TensorError::NotFinite`].
 pub fn expect_finite(what: &str, tensor: &Tensor) -> Result<()> {
-    if tensor.f_sum(Kind::Float)?.f_double_value(&[])?.is_finite() {
-        return Ok(());
+    const PIECE: i64 = 1 << 22;
+    let flat = if tensor.is_contiguous() { tensor.f_view(-1)? } else { tensor.f_reshape(-1)? };
+    let n = flat.numel() as i64;
+    let mut count = 0;
+    for start in (0..n).step_by(PIECE as usize) {
+        let piece = flat.f_narrow(0, start, PIECE.min(n - start))?;
+        if !piece.f_sum(Kind::Float)?.f_double_value(&[])?.is_finite() {
+            count += piece.f_isfinite()?.f_logical_not()?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
+        }
     }
-    let count = tensor.f_isfinite()?.f_logical_not()?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
     if count == 0 { Ok(()) } else { Err(TensorError::NotFinite { what: what.to_owned(), count }) }
 }

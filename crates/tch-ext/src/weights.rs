@@ -1,6 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fmt, fs,
     path::Path,
 };
 
@@ -12,13 +12,23 @@ use crate::{Result, SafetensorsFile, TensorError, expect_finite, expect_kind, ex
 ///
 /// The shape is part of the request, and [`finish`](Self::finish) refuses what nothing asked for: a checkpoint is either
 /// what the model expects, or an error that names the tensor.
-#[derive(Debug)]
 pub struct WeightSource {
     name: String,
     files: Vec<SafetensorsFile>,
     /// Tensor name to the file that holds it.
     tensors: BTreeMap<String, usize>,
     taken: BTreeSet<String>,
+    progress: Option<Progress>,
+    bytes_taken: u64,
+}
+
+/// Told the bytes taken and those that there are, after each tensor.
+type Progress = Box<dyn FnMut(u64, u64) + Send>;
+
+impl fmt::Debug for WeightSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeightSource").field("name", &self.name).field("files", &self.files).finish_non_exhaustive()
+    }
 }
 
 impl WeightSource {
@@ -69,7 +79,19 @@ impl WeightSource {
                 }
             }
         }
-        Ok(Self { name: name.to_owned(), files, tensors, taken: BTreeSet::new() })
+        Ok(Self { name: name.to_owned(), files, tensors, taken: BTreeSet::new(), progress: None, bytes_taken: 0 })
+    }
+
+    /// Calls `progress(bytes taken, bytes in all)` after each tensor, as the files count them.
+    #[must_use]
+    pub fn with_progress(mut self, progress: impl FnMut(u64, u64) + Send + 'static) -> Self {
+        self.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// The bytes of all tensors, as they are stored.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(SafetensorsFile::bytes).sum()
     }
 
     /// The file, or the folder of the shards.
@@ -84,21 +106,31 @@ impl WeightSource {
 
     /// Takes a tensor that must have these axes and be finite, as `kind` on `device`. Stored may be F32, BF16 or F16.
     ///
+    /// On the CPU, in the dtype in which it is stored, it is mapped and not copied. Otherwise the copy is all that stays: the
+    /// file's pages are given back before the next tensor is taken.
+    ///
     /// # Errors
     /// [`TensorError::Missing`], [`Shape`](TensorError::Shape), [`Dtype`](TensorError::Dtype),
-    /// [`NotFinite`](TensorError::NotFinite), or the system's.
+    /// [`NotFinite`](TensorError::NotFinite), [`Memory`](TensorError::Memory), or the system's.
     pub fn take(&mut self, tensor: &str, axes: &[(&str, i64)], kind: Kind, device: Device) -> Result<Tensor> {
         let file = self.tensors.get(tensor).and_then(|&i| self.files.get_mut(i));
         let file =
             file.ok_or_else(|| TensorError::Missing { file: self.name.clone(), name: tensor.to_owned() })?;
         let what = format!("{}: {tensor}", file.name());
-        let got = file.read(tensor)?;
-        expect_shape(&what, &got, axes)?;
-        expect_kind(&what, &got, &[Kind::Float, Kind::BFloat16, Kind::Half])?;
-        let got = got.f_to_device(device)?.f_to_kind(kind)?;
+        let stored = file.map(tensor).map_err(|e| e.for_tensor(&what))?;
+        expect_shape(&what, &stored, axes)?;
+        expect_kind(&what, &stored, &[Kind::Float, Kind::BFloat16, Kind::Half])?;
+        let bytes = (stored.numel() * stored.f_kind()?.elt_size_in_bytes()) as u64;
+        let convert = || stored.f_to_device(device)?.f_to_kind(kind);
+        let got = convert().map_err(|e| TensorError::from(e).for_tensor(&what))?;
         // After the cast, which makes infinities of what float16 does not reach.
         expect_finite(&what, &got)?;
         self.taken.insert(tensor.to_owned());
+        self.bytes_taken += bytes;
+        let (taken, all) = (self.bytes_taken, self.bytes());
+        if let Some(progress) = &mut self.progress {
+            progress(taken, all);
+        }
         Ok(got)
     }
 

@@ -7,7 +7,7 @@ use crate::normal;
 
 /// The smallest model with hooks: each block adds to a position a linear map of the mean of all positions up to it.
 ///
-/// Its sites are `hook_embed`, and `hook_resid_pre`, `hook_mlp_out` and `hook_resid_post` of each block.
+/// Its sites are `hook_embed`, and `hook_resid_pre`, `hook_resid_mid`, `hook_mlp_out` and `hook_resid_post` of each block.
 #[derive(Debug)]
 pub struct ToyModel {
     dims: ModelDims,
@@ -44,8 +44,23 @@ impl ToyModel {
     /// The sites that this model has, in the order in which it meets them.
     pub fn sites(&self) -> Vec<HookPoint> {
         let layers = (0..self.dims.n_layers).map(LayerIdx);
-        let of = |l| [HookPoint::ResidPre(l), HookPoint::MlpOut(l), HookPoint::ResidPost(l)];
+        let of = |l| {
+            [HookPoint::ResidPre(l), HookPoint::ResidMid(l), HookPoint::MlpOut(l), HookPoint::ResidPost(l)]
+        };
         std::iter::once(HookPoint::Embed).chain(layers.flat_map(of)).collect()
+    }
+
+    fn branch(
+        &self,
+        x: &Tensor,
+        tokens: &TokenBatch,
+        l: LayerIdx,
+        hooks: &mut HookSet<'_>,
+    ) -> Result<Tensor> {
+        let on = (Kind::Float, tch::Device::Cpu);
+        let counts = Tensor::f_arange_start(1, tokens.pos() + 1, on)?.f_view([1, -1, 1])?;
+        let mean = x.f_cumsum(1, Kind::Float)?.f_div(&counts)?;
+        hooks.at(HookPoint::MlpOut(l), mean.f_matmul(&self.w.f_select(0, l.0 as i64)?)?.f_tanh()?)
     }
 }
 
@@ -70,20 +85,50 @@ impl HookedModel for ToyModel {
             return Err(HookError::Model("no such block".into()));
         }
         let mut x = resid.shallow_clone();
-        let counts = Tensor::f_arange_start(1, tokens.pos() + 1, (Kind::Float, tch::Device::Cpu))?
-            .f_view([1, -1, 1])?;
-        for l in range {
-            let site = LayerIdx(l);
-            x = hooks.at(HookPoint::ResidPre(site), x)?;
-            let mean = x.f_cumsum(1, Kind::Float)?.f_div(&counts)?;
-            let out = hooks
-                .at(HookPoint::MlpOut(site), mean.f_matmul(&self.w.f_select(0, l as i64)?)?.f_tanh()?)?;
-            x = hooks.at(HookPoint::ResidPost(site), x.f_add(&out)?)?;
+        for l in range.map(LayerIdx) {
+            x = hooks.at(HookPoint::ResidPre(l), x)?;
+            // There is no attention between the two.
+            x = hooks.at(HookPoint::ResidMid(l), x)?;
+            let out = self.branch(&x, tokens, l, hooks)?;
+            x = hooks.at(HookPoint::ResidPost(l), x.f_add(&out)?)?;
         }
         Ok(x)
     }
 
-    fn unembed(&self, resid: &Tensor, _hooks: &mut HookSet<'_>) -> Result<Tensor> {
-        Ok(resid.f_matmul(&self.w_u)?)
+    fn resume(
+        &self,
+        site: HookPoint,
+        act: &Tensor,
+        stream: &Tensor,
+        tokens: &TokenBatch,
+        end: usize,
+        hooks: &mut HookSet<'_>,
+    ) -> Result<Tensor> {
+        match site {
+            HookPoint::Embed => self.blocks(act, tokens, 0..end, hooks),
+            HookPoint::ResidPre(l) => {
+                let mid = hooks.at(HookPoint::ResidMid(l), act.shallow_clone())?;
+                self.resume(HookPoint::ResidMid(l), &mid, &mid, tokens, end, hooks)
+            }
+            HookPoint::ResidMid(l) => {
+                let out = self.branch(act, tokens, l, hooks)?;
+                self.resume(HookPoint::MlpOut(l), &out, act, tokens, end, hooks)
+            }
+            HookPoint::MlpOut(LayerIdx(l)) => {
+                let resid = hooks.at(HookPoint::ResidPost(LayerIdx(l)), stream.f_add(act)?)?;
+                self.blocks(&resid, tokens, l + 1..end, hooks)
+            }
+            HookPoint::ResidPost(LayerIdx(l)) => self.blocks(act, tokens, l + 1..end, hooks),
+            _ => Err(HookError::NoResume(site)),
+        }
+    }
+
+    fn final_norm(&self, resid: &Tensor, _hooks: &mut HookSet<'_>) -> Result<Tensor> {
+        Ok(resid.shallow_clone())
+    }
+
+    fn readout(&self, normed: &Tensor, vocab: Range<usize>) -> Result<Tensor> {
+        let w_u = self.w_u.f_narrow(1, vocab.start as i64, vocab.len() as i64)?;
+        Ok(normed.f_matmul(&w_u)?)
     }
 }

@@ -3,7 +3,7 @@ use std::{collections::HashMap, path::PathBuf};
 use anyhow::{Result, ensure};
 use gemma_scope::{
     eval::loss_per_token,
-    hooks::{ActivationCache, HookPoint, HookSet, HookedModel as _, HookedModelExt as _},
+    hooks::{ActivationCache, HookPoint, HookSet, HookedModelExt as _},
     tch::{self, Kind, Tensor},
     tensors::write_safetensors,
 };

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Mutex};
 
-use hooks::{HookError, HookSet, HookedModel, ModelDims, Result, TokenBatch};
+use hooks::{HookError, HookPoint, HookSet, HookedModel, ModelDims, Result, TokenBatch};
 use tch::Tensor;
 
 /// How often each part of a model ran.
@@ -11,8 +11,10 @@ pub(crate) struct Runs {
     pub(crate) embed: usize,
     /// By block.
     pub(crate) blocks: Vec<usize>,
-    /// Positions of each call.
-    pub(crate) unembed: Vec<i64>,
+    /// Positions of each call of the final norm.
+    pub(crate) norms: Vec<i64>,
+    /// How much of the vocabulary each call of `readout` asked for.
+    pub(crate) slices: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -20,7 +22,7 @@ pub(crate) struct Counting<M> {
     inner: M,
     dims: ModelDims,
     runs: Mutex<Runs>,
-    /// How many calls of `unembed` succeed.
+    /// How many calls of `final_norm` succeed.
     lasts: usize,
 }
 
@@ -30,13 +32,7 @@ impl<M: HookedModel> Counting<M> {
         Self { inner, dims, runs: Mutex::default(), lasts: usize::MAX }
     }
 
-    /// One that says that its vocabulary is larger than it is.
-    pub(crate) fn boasting(inner: M, d_vocab: usize) -> Self {
-        let dims = ModelDims { d_vocab, ..inner.dims().clone() };
-        Self { dims, ..Self::new(inner) }
-    }
-
-    /// One whose `unembed` fails after so many calls (between two calls of [`take`](Self::take)).
+    /// One whose `final_norm` fails after so many calls (between two calls of [`take`](Self::take)).
     pub(crate) fn breaking(inner: M, lasts: usize) -> Self {
         Self { lasts, ..Self::new(inner) }
     }
@@ -71,12 +67,33 @@ impl<M: HookedModel> HookedModel for Counting<M> {
         self.inner.blocks(resid, tokens, range, hooks)
     }
 
-    fn unembed(&self, resid: &Tensor, hooks: &mut HookSet<'_>) -> Result<Tensor> {
+    fn resume(
+        &self,
+        site: HookPoint,
+        act: &Tensor,
+        stream: &Tensor,
+        tokens: &TokenBatch,
+        end: usize,
+        hooks: &mut HookSet<'_>,
+    ) -> Result<Tensor> {
         let mut runs = self.runs.lock().unwrap();
-        if runs.unembed.len() >= self.lasts {
+        runs.blocks.resize(self.dims.n_layers, 0);
+        (site.layer().unwrap().0..end).for_each(|l| runs.blocks[l] += 1);
+        drop(runs);
+        self.inner.resume(site, act, stream, tokens, end, hooks)
+    }
+
+    fn final_norm(&self, resid: &Tensor, hooks: &mut HookSet<'_>) -> Result<Tensor> {
+        let mut runs = self.runs.lock().unwrap();
+        if runs.norms.len() >= self.lasts {
             return Err(HookError::Model("out of order".into()));
         }
-        runs.unembed.push(resid.size()[1]);
-        self.inner.unembed(resid, hooks)
+        runs.norms.push(resid.size()[1]);
+        self.inner.final_norm(resid, hooks)
+    }
+
+    fn readout(&self, normed: &Tensor, vocab: Range<usize>) -> Result<Tensor> {
+        self.runs.lock().unwrap().slices.push(vocab.len());
+        self.inner.readout(normed, vocab)
     }
 }

@@ -1,7 +1,7 @@
 //! Cross-entropy of the next token, in slices of positions.
 
-use eval::{LossSum, loss_per_token, scored};
-use hooks::{HookSet, HookedModel as _, HookedModelExt as _, TokenBatch};
+use eval::{LossSum, kl_per_token, loss_per_token, scored};
+use hooks::{HookSet, HookedModelExt as _, TokenBatch};
 use proptest::{collection::vec, prelude::*};
 use tch::{Kind, Tensor};
 use testkit::{ToyModel, assert_close, assert_same, normal};
@@ -34,42 +34,56 @@ fn as_a_naive_log_softmax() {
     assert_close("losses", &got, &naive(&model.logits(&tokens).unwrap(), &tokens), LOSS_OF_A_TOKEN);
 }
 
-/// The slices follow from the size of the vocabulary: a model that boasts of a larger one gets smaller slices.
+/// A vocabulary that takes several slices: 2^22 logits at a time, 12 positions.
 #[test]
 fn slices_do_not_matter() {
     let tokens = toy_batch();
-    let want = naive(&ToyModel::new(2, 6, 30, 1).logits(&tokens).unwrap(), &tokens);
-    for (d_vocab, slices) in [
-        (30, vec![6]),
-        (1 << 22, vec![4, 2]),
-        (1 << 23, vec![2, 2, 2]),
-        (1 << 24, vec![1; 6]),
-        (1 << 40, vec![1; 6]),
-    ] {
-        let model = Counting::boasting(ToyModel::new(2, 6, 30, 1), d_vocab);
-        let resid = model.residual(&tokens, 2, &mut HookSet::new()).unwrap();
+    for (d_vocab, slices) in [(30, vec![30]), (349_525, vec![349_525]), (700_000, vec![349_525, 349_525, 950])] {
+        let model = Counting::new(ToyModel::new(1, 3, d_vocab, 1));
+        let resid = model.residual(&tokens, 1, &mut HookSet::new()).unwrap();
         let got = loss_per_token(&model, &resid, &tokens, &mut HookSet::new()).unwrap();
-        assert_eq!(model.take().unembed, slices, "a vocabulary of {d_vocab}");
+        let runs = model.take();
+        assert_eq!((runs.slices, runs.norms), (slices, vec![6]), "a vocabulary of {d_vocab}");
+        let want = naive(&model.unembed(&resid, &mut HookSet::new()).unwrap(), &tokens);
         assert_close(&format!("a vocabulary of {d_vocab}"), &got, &want, LOSS_OF_A_TOKEN);
     }
 }
 
-/// A vocabulary that really is that large.
+/// `Σ p (log p − log q)` as it is written, in float64.
+fn naive_kl(p: &Tensor, q: &Tensor) -> Tensor {
+    let (p, q) = (p.log_softmax(-1, Kind::Double), q.log_softmax(-1, Kind::Double));
+    (p.exp() * (p - q)).sum_dim_intlist(-1, false, Kind::Double)
+}
+
 #[test]
-fn a_huge_vocabulary() {
+fn kl_is_the_sum_as_it_is_written() {
     let tokens = toy_batch();
-    let model = Counting::new(ToyModel::new(1, 3, 1 << 22, 1));
-    let resid = model.residual(&tokens, 1, &mut HookSet::new()).unwrap();
-    let got = loss_per_token(&model, &resid, &tokens, &mut HookSet::new()).unwrap();
-    assert_eq!(model.take().unembed, [4, 2]);
-    for p in 0..6 {
-        let two =
-            TokenBatch::new(&tokens.rows().iter().map(|r| r[p..p + 2].to_vec()).collect::<Vec<_>>(), &[])
-                .unwrap();
-        let logits = model.unembed(&resid.narrow(1, p as i64, 1), &mut HookSet::new()).unwrap();
-        let logits = Tensor::cat(&[&logits, &logits], 1);
-        assert_close("losses", &got.narrow(1, p as i64, 1), &naive(&logits, &two), LOSS_OF_A_TOKEN);
+    for d_vocab in [30, 700_000] {
+        let model = ToyModel::new(2, 6, d_vocab, 1);
+        let of = |n_blocks| model.residual(&tokens, n_blocks, &mut HookSet::new()).unwrap();
+        // Far apart, and logits in the hundreds, which overflow without the shift.
+        for (clean, other) in [(of(2), of(1)), (of(2) * 50.0, of(1) * 30.0), (of(1) * 50.0, of(2))] {
+            let got = kl_per_token(&model, &clean, &other).unwrap();
+            let unembed = |x: &Tensor| model.unembed(x, &mut HookSet::new()).unwrap();
+            let want = naive_kl(&unembed(&clean), &unembed(&other));
+            assert_eq!(got.size(), [2, 7]);
+            assert_close(&format!("a vocabulary of {d_vocab}"), &got.to_kind(Kind::Double), &want, 1e-5);
+        }
+        let same = kl_per_token(&model, &of(2), &of(2)).unwrap();
+        assert!(same.abs().max().double_value(&[]) < 1e-5, "of itself");
     }
+    let model = ToyModel::new(1, 6, 30, 1);
+    refused(kl_per_token(&model, &zeros(&[1, 2, 6]), &zeros(&[1, 3, 6])), &["other", "[1, 3, 6]"]);
+}
+
+#[test]
+fn the_first_token_of_a_document_is_not_scored_by_another() {
+    let tokens = TokenBatch::packed(&[vec![5, 6, 7], vec![8, 9]], 5, 0, &[]).unwrap();
+    let want = Tensor::from_slice(&[1i64, 1, 0, 1]).reshape([1, 4]).to_kind(Kind::Bool);
+    assert_same("packed", &scored(tokens.counted(), &tokens).unwrap(), &want);
+    let want = Tensor::ones([1, 4], (Kind::Bool, tch::Device::Cpu));
+    let across = tokens.across_documents().unwrap();
+    assert_same("across", &scored(across.counted(), &across).unwrap(), &want);
 }
 
 #[test]
@@ -80,7 +94,7 @@ fn one_position_predicts_nothing() {
     let got = loss_per_token(&model, &resid, &tokens, &mut HookSet::new()).unwrap();
     assert_eq!(got.size(), [2, 0]);
     let mut sum = LossSum::default();
-    sum.add(&got, &scored(tokens.counted()).unwrap()).unwrap();
+    sum.add(&got, &scored(tokens.counted(), &tokens).unwrap()).unwrap();
     assert_eq!((sum.mean(), sum.tokens()), (None, 0));
 }
 
@@ -99,7 +113,8 @@ fn gradients_reach_the_residual() {
 fn a_loss_counts_where_a_position_and_its_next_do() {
     let kept = Tensor::from_slice(&[1i64, 1, 0, 1, 1, 0, 0, 1, 0, 1]).reshape([2, 5]).to_kind(Kind::Bool);
     let want = Tensor::from_slice(&[1i64, 0, 0, 1, 0, 0, 0, 0]).reshape([2, 4]).to_kind(Kind::Bool);
-    assert_same("scored", &scored(&kept).unwrap(), &want);
+    let tokens = batch(&vec![vec![5; 5]; 2]);
+    assert_same("scored", &scored(&kept, &tokens).unwrap(), &want);
 }
 
 #[test]
@@ -110,7 +125,7 @@ fn masks_of_another_shape_are_refused() {
         refused(sum.add(&normal(&[2, 3], 1), &mask), &["mask", &format!("{size:?}")]);
     }
     assert_eq!(sum, LossSum::default(), "what was refused left a trace");
-    refused(scored(&zeros(&[3]).eq(0.0)), &["[3]"]);
+    refused(scored(&zeros(&[3]).eq(0.0), &batch(&[vec![5; 3]])), &["[3]"]);
 }
 
 proptest! {

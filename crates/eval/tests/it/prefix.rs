@@ -21,10 +21,10 @@ fn blocks_below_the_site_run_once() {
         (HookPoint::ResidPre(l2), [1, 1, 3, 3]),
         (HookPoint::ResidPost(l2), [1, 1, 1, 3]),
         (HookPoint::ResidPost(l3), [1, 1, 1, 1]),
-        // Where it lies in a block, they part before that block, which runs once more for the activation.
-        (HookPoint::MlpOut(l0), [4, 3, 3, 3]),
-        (HookPoint::AttnZ(l2), [1, 1, 4, 3]),
-        (HookPoint::ResidMid(l3), [1, 1, 1, 4]),
+        // Where it lies in a block, the clean run goes on behind it and the others begin inside it.
+        (HookPoint::MlpOut(l0), [3, 3, 3, 3]),
+        (HookPoint::AttnZ(l2), [1, 1, 3, 3]),
+        (HookPoint::ResidMid(l3), [1, 1, 1, 3]),
     ] {
         let d_in = width(model.dims(), site);
         let sae = random_sae(d_in, 16, d_in, 1);
@@ -36,7 +36,7 @@ fn blocks_below_the_site_run_once() {
             assert_eq!(runs.embed, 1, "{site}, batch {batches}");
             assert_eq!(runs.blocks, want, "{site}, batch {batches}");
             // One position less than there are: the last predicts nothing.
-            assert_eq!(runs.unembed, [19, 19, 19], "{site}, batch {batches}");
+            assert_eq!(runs.norms, [19, 19, 19], "{site}, batch {batches}");
         }
         assert_eq!(n_layers, want.len());
     }

@@ -1,6 +1,6 @@
 //! An edit at a site reaches what lies behind it, by the site's own meaning, and nothing else.
 
-use hooks::{ActivationCache, HookPoint, HookSet, HookedModel as _, HookedModelExt as _, edit, replace};
+use hooks::{ActivationCache, HookPoint, HookSet, HookedModelExt as _, edit, replace};
 use tch::{Kind, Tensor};
 use testkit::{assert_close, assert_same, normal};
 

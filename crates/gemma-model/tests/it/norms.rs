@@ -1,6 +1,6 @@
 //! The five norms at their two sites: `scale² = mean(x²) + ε`, `x / scale = normalized`.
 
-use hooks::{ActivationCache, HookPoint, HookSet, HookedModel as _};
+use hooks::{ActivationCache, HookPoint, HookSet, HookedModelExt as _};
 use tch::{Kind, Tensor};
 use testkit::{assert_close, normal};
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use gemma_model::Tokenizer;
+use gemma_model::{Role, Tokenizer, Turn};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use testkit::fixture;
@@ -210,7 +210,7 @@ fn a_text_is_never_cut_or_padded_in_silence() {
 
 #[test]
 fn a_chat_needs_the_tokens_of_one() {
-    refused(tokenizer().encode_chat("Hello"), &["<end_of_turn>"]);
+    refused(tokenizer().encode_chat(&[Turn { role: Role::User, text: "Hello" }]), &["<end_of_turn>"]);
     // With them, the message stands in Gemma's template.
     let mut json = file();
     let added = json["added_tokens"].as_array_mut().unwrap();
@@ -218,7 +218,7 @@ fn a_chat_needs_the_tokens_of_one() {
         added.push(json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}));
     }
     let chat = read(&json).unwrap();
-    let ids = chat.encode_chat("Hello").unwrap();
+    let ids = chat.encode_chat(&[Turn { role: Role::User, text: "Hello" }]).unwrap();
     let plain = |text: &str| chat.encode_plain(text).unwrap();
     let want =
         [vec![2, 4096], plain("user\nHello"), vec![4097], plain("\n"), vec![4096], plain("model\n")].concat();

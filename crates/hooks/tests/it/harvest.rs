@@ -56,13 +56,30 @@ impl HookedModel for Watched {
         self.inner.blocks(resid, tokens, range, hooks)
     }
 
-    fn unembed(&self, resid: &Tensor, hooks: &mut HookSet<'_>) -> Result<Tensor> {
-        self.note("unembed");
+    fn resume(
+        &self,
+        site: HookPoint,
+        act: &Tensor,
+        stream: &Tensor,
+        tokens: &TokenBatch,
+        end: usize,
+        hooks: &mut HookSet<'_>,
+    ) -> Result<Tensor> {
+        self.note(format!("{site}..{end}"));
+        self.inner.resume(site, act, stream, tokens, end, hooks)
+    }
+
+    fn final_norm(&self, resid: &Tensor, hooks: &mut HookSet<'_>) -> Result<Tensor> {
+        self.note("norm");
         // The toy has no final norm; this one has, so that its sites can be harvested.
         let scale = resid.square().mean_dim(-1, true, tch::Kind::Float).sqrt();
         let scale = hooks.at(HookPoint::LnFinalScale, scale)?;
-        let normalized = hooks.at(HookPoint::LnFinalNormalized, resid / scale)?;
-        self.inner.unembed(&normalized, hooks)
+        hooks.at(HookPoint::LnFinalNormalized, resid / scale)
+    }
+
+    fn readout(&self, normed: &Tensor, vocab: Range<usize>) -> Result<Tensor> {
+        self.note("readout");
+        self.inner.readout(normed, vocab)
     }
 }
 
@@ -94,14 +111,14 @@ fn harvest_runs_no_deeper_than_the_deepest_site() {
         ("blocks.0.hook_resid_post", &["embed", "0..1"]),
         ("blocks.1.hook_mlp_out,hook_embed", &["embed", "0..2"]),
         ("blocks.*.hook_resid_post", &["embed", "0..3"]),
-        ("ln_final.hook_scale", &["embed", "0..3", "unembed"]),
-        ("ln_final.hook_normalized,blocks.0.hook_resid_pre", &["embed", "0..3", "unembed"]),
+        ("ln_final.hook_scale", &["embed", "0..3", "norm"]),
+        ("ln_final.hook_normalized,blocks.0.hook_resid_pre", &["embed", "0..3", "norm"]),
     ] {
         let _cache = model.harvest(&tokens, &HookPoint::parse_list(sites, N_LAYERS).unwrap()).unwrap();
         assert_eq!(model.calls(), calls, "{sites}");
     }
     let _none = model.harvest(&tokens, &[]).unwrap();
-    assert!(!model.calls().contains(&"unembed".to_owned()));
+    assert!(!model.calls().contains(&"norm".to_owned()));
 }
 
 #[test]

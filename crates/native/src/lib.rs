@@ -1,0 +1,9 @@
+#![doc = include_str!("../README.md")]
+
+mod allocator;
+mod cuda;
+mod few_rows;
+
+pub use allocator::keep_freed_memory;
+pub use cuda::load_cuda;
+pub use few_rows::{linear_few_rows, most_rows};
