@@ -88,12 +88,25 @@ pub fn load_model(
     options: &LoadOptions,
     hub: impl FnOnce() -> Result<Hub, HubError>,
 ) -> Result<LoadedModel> {
+    load_model_with_progress(name, options, hub, |_, _| ())
+}
+
+/// As [`load_model`], and calls `progress(bytes taken, bytes in all)` after each tensor that is read.
+///
+/// # Errors
+/// As [`load_model`].
+pub fn load_model_with_progress(
+    name: &str,
+    options: &LoadOptions,
+    hub: impl FnOnce() -> Result<Hub, HubError>,
+    progress: impl FnMut(u64, u64) + Send + 'static,
+) -> Result<LoadedModel> {
     if name == "tiny" {
         let (model, tokenizer) = (tiny::model(options)?, Some(tiny::tokenizer()?));
         return Ok(LoadedModel { name: name.to_owned(), model, tokenizer });
     }
     let folder = model_folder(name, hub)?;
-    let model = Gemma2::load(&folder, options)?;
+    let model = Gemma2::load_with_progress(&folder, options, progress)?;
     let tokenizer = folder.join("tokenizer.json").exists().then(|| Tokenizer::load(&folder)).transpose()?;
     Ok(LoadedModel { name: name.to_owned(), model, tokenizer })
 }
@@ -137,7 +150,7 @@ pub fn load_sae(
     hub: impl FnOnce() -> Result<Hub, HubError>,
 ) -> Result<LoadedSae> {
     if name == "tiny" || name.starts_with("tiny/") {
-        return load_tiny(name, site);
+        return load_tiny(name, site, device);
     }
     let path = Path::new(name);
     if path.exists() {
@@ -181,14 +194,14 @@ fn load_from_repo(
     Ok(LoadedSae { id: name.to_owned(), site, sae: load_gemma_scope(&file, device)? })
 }
 
-fn load_tiny(name: &str, site: Option<HookPoint>) -> Result<LoadedSae> {
+fn load_tiny(name: &str, site: Option<HookPoint>, device: Device) -> Result<LoadedSae> {
     let known = || tiny::sae_ids().collect::<Vec<_>>().join(", ");
     let unknown = || LoadError::TinySae { name: name.to_owned(), known: known() };
     let id = if name == "tiny" { tiny::sae_ids().next() } else { tiny::sae_ids().find(|id| *id == name) };
     let id = id.ok_or_else(unknown)?;
     let site = site.or_else(|| site_from_path(&format!("tiny-scope-res/{id}").replace("/tiny/", "/")));
     let site = site.ok_or_else(|| LoadError::UnknownSite(id.to_owned()))?;
-    Ok(LoadedSae { id: id.to_owned(), site, sae: tiny::sae(id).ok_or_else(unknown)?? })
+    Ok(LoadedSae { id: id.to_owned(), site, sae: tiny::sae(id).ok_or_else(unknown)??.to_device(device)? })
 }
 
 /// Reads the site off a path in the Gemma Scope layout: `…-res/layer_20/…`, `resid_post/layer_2/…`, `…/embedding/…`.

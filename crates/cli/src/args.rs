@@ -5,19 +5,21 @@ use clap::ValueEnum;
 use gemma_scope::{
     hooks::{HookPoint, Positions},
     hub::{Hub, HubError},
-    load::{LoadedModel, LoadedSae, load_model, load_sae},
+    load::{LoadedModel, LoadedSae, load_model_with_progress, load_sae},
     model::LoadOptions,
     tch::{self, Device, Kind},
-    tensors::parse_device,
+    tensors::{open_device, parse_device},
 };
 
-use crate::output::download_progress;
+use crate::output::{download_progress, load_progress};
 
 /// The dtypes that a model computes in.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Dtype {
     /// float32.
     F32,
+    /// bfloat16: half the memory, rounded where the reference rounds.
+    Bf16,
 }
 
 /// Which model, and where it runs.
@@ -31,12 +33,15 @@ pub(crate) struct ModelArgs {
     /// The dtype to compute in.
     #[arg(long, value_enum, default_value = "f32")]
     dtype: Dtype,
+    /// Seeds whatever is drawn at random.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
 }
 
 /// Where the work is done.
 #[derive(Debug, clap::Args)]
 pub(crate) struct MachineArgs {
-    /// `cpu`. (CUDA is not yet in this version.)
+    /// `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "cpu")]
     device: String,
     /// Threads for tensor work; all cores where it is not given.
@@ -56,10 +61,8 @@ impl MachineArgs {
             Some(n) => tch::set_num_threads(n),
             None => (),
         }
-        match parse_device(&self.device).context("--device")? {
-            Device::Cpu => Ok(Device::Cpu),
-            _ => bail!("--device {}: this version computes on the CPU alone", self.device),
-        }
+        let device = parse_device(&self.device).context("--device")?;
+        open_device(device).context("--device")
     }
 
     /// The hub, asked for when something is not local.
@@ -72,19 +75,21 @@ impl MachineArgs {
 }
 
 impl ModelArgs {
-    /// Loads the model.
+    /// Loads the model, with a bar for a large one.
     pub(crate) fn load(&self) -> Result<LoadedModel> {
         let kind = match self.dtype {
             Dtype::F32 => Kind::Float,
+            Dtype::Bf16 => Kind::BFloat16,
         };
         let options = LoadOptions { device: self.machine.device()?, kind };
-        Ok(load_model(&self.model, &options, || self.machine.hub())?)
+        Ok(load_model_with_progress(&self.model, &options, || self.machine.hub(), load_progress())?)
     }
 
     /// The dtype's name, for provenance.
     pub(crate) fn dtype(&self) -> &'static str {
         match self.dtype {
             Dtype::F32 => "f32",
+            Dtype::Bf16 => "bf16",
         }
     }
 }

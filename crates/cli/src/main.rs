@@ -27,16 +27,21 @@ enum Command {
     Encode(commands::encode::Args),
     /// Judges SAEs: delta loss, FVU, L0, dead latents.
     Eval(commands::eval::Args),
+    /// Writes text, with SAE latents steered or ablated at every step if asked.
+    Generate(commands::generate::Args),
     /// Says what a model or an SAE is.
     Inspect(commands::inspect::Args),
 }
 
 fn main() -> ExitCode {
+    // A tenth of a forward pass on the CPU is page faults otherwise.
+    let _kept = gemma_scope::tensors::keep_freed_memory();
     let result = match Cli::parse().command {
         Command::Analyze(args) => commands::analyze::run(&args),
         Command::Activations(args) => commands::activations::run(&args),
         Command::Encode(args) => commands::encode::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
+        Command::Generate(args) => commands::generate::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
     };
     match result {

@@ -90,3 +90,21 @@ pub(crate) fn download_progress() -> impl Fn(Progress<'_>) + Send + Sync + 'stat
         }
     }
 }
+
+/// Shows the reading of a model's files on a terminal.
+pub(crate) fn load_progress() -> impl FnMut(u64, u64) + Send + 'static {
+    let bar = ProgressBar::hidden();
+    if io::stderr().is_terminal() {
+        bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+    }
+    if let Ok(style) = ProgressStyle::with_template("loading {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}") {
+        bar.set_style(style);
+    }
+    move |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+        if done == total {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -102,8 +102,8 @@ impl Block {
         l: LayerIdx,
         hooks: &mut HookSet<'_>,
     ) -> Result<Tensor> {
-        let post = self.mlp.hidden(&normed, l, hooks)?;
-        self.from_mlp_post(post, x, l, hooks)
+        let mlp = self.mlp.forward(&normed, l, hooks)?;
+        self.from_mlp(mlp, x, l, hooks)
     }
 
     pub(crate) fn from_mlp_post(
@@ -114,6 +114,11 @@ impl Block {
         hooks: &mut HookSet<'_>,
     ) -> Result<Tensor> {
         let mlp = self.mlp.down(&post)?;
+        self.from_mlp(mlp, x, l, hooks)
+    }
+
+    /// From the MLP's output, before its norm.
+    fn from_mlp(&self, mlp: Tensor, x: Tensor, l: LayerIdx, hooks: &mut HookSet<'_>) -> Result<Tensor> {
         let mlp = self.ln2_post.forward(
             &mlp,
             HookPoint::Ln2PostScale(l),

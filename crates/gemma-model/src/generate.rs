@@ -82,18 +82,16 @@ impl<'m> Generation<'m> {
         if self.steps >= self.options.max_new_tokens || self.done.iter().all(|done| *done) {
             return Ok(None);
         }
-        let logits = match self.next_logits(hooks) {
-            Ok(logits) => logits,
-            Err(error) => return Err(error),
+        let before = self.cache.len();
+        let (chosen, next, rngs) = match self.choose(hooks) {
+            Ok(chosen) => chosen,
+            Err(error) => {
+                // What was run leads nowhere: the next try runs it again.
+                self.cache.forget_from(before);
+                return Err(error);
+            }
         };
-        let mut chosen = Vec::with_capacity(logits.len());
-        let mut rngs = self.rngs.clone();
-        for ((row, rng), done) in logits.iter().zip(&mut rngs).zip(&self.done) {
-            chosen.push(if *done { None } else { Some(self.options.sampling.draw(row, rng)?) });
-        }
-        let config = self.model.config();
-        let rows: Vec<Vec<i64>> = chosen.iter().map(|id| vec![id.unwrap_or(config.pad)]).collect();
-        self.next = TokenBatch::new(&rows, &config.special())?;
+        self.next = next;
         self.rngs = rngs;
         for (done, id) in self.done.iter_mut().zip(&chosen) {
             *done |= id.is_none_or(|id| self.stop.contains(&id));
@@ -102,23 +100,29 @@ impl<'m> Generation<'m> {
         Ok(Some(chosen))
     }
 
+    /// Each row's token, the batch of them that the model sees next, and the generators as drawing left them.
+    fn choose(&mut self, hooks: &mut HookSet<'_>) -> Result<(Vec<Option<i64>>, TokenBatch, Vec<StdRng>)> {
+        let logits = self.next_logits(hooks)?;
+        let mut chosen = Vec::with_capacity(logits.len());
+        let mut rngs = self.rngs.clone();
+        for ((row, rng), done) in logits.iter().zip(&mut rngs).zip(&self.done) {
+            chosen.push(if *done { None } else { Some(self.options.sampling.draw(row, rng)?) });
+        }
+        let config = self.model.config();
+        let rows: Vec<Vec<i64>> = chosen.iter().map(|id| vec![id.unwrap_or(config.pad)]).collect();
+        Ok((chosen, TokenBatch::new(&rows, &config.special())?, rngs))
+    }
+
     /// The logits behind the last position of each row.
     fn next_logits(&mut self, hooks: &mut HookSet<'_>) -> Result<Vec<Vec<f32>>> {
         let _no_grad = tch::no_grad_guard();
         let resid = self.model.extend(&mut self.cache, &self.next, hooks)?;
-        let last = resid.f_narrow(1, resid.size()[1] - 1, 1)?;
+        let last = resid.f_narrow(1, self.next.pos() - 1, 1)?;
         hooks.begin_at(self.cache.len() - 1);
         let logits = self.model.unembed(&last, hooks);
         hooks.begin_at(0);
-        let logits = match logits {
-            Ok(logits) => logits.f_squeeze_dim(1)?.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?,
-            Err(error) => {
-                // The tokens were run but lead nowhere: the next try runs them again.
-                self.cache.forget_last(self.next.pos());
-                return Err(error.into());
-            }
-        };
-        (0..logits.size()[0]).map(|row| rows_of(&logits, row)).collect()
+        let logits = logits?.f_squeeze_dim(1)?.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?;
+        (0..self.next.batch()).map(|row| rows_of(&logits, row)).collect()
     }
 }
 

@@ -92,9 +92,9 @@ impl KvCache {
         self.attended = attended;
     }
 
-    /// Takes back the last columns of a run that went well, `pos` of them.
-    pub(crate) fn forget_last(&mut self, pos: i64) {
-        self.len -= pos;
+    /// Takes back the columns from `end` on, which the last run added.
+    pub(crate) fn forget_from(&mut self, end: i64) {
+        self.len = end;
         self.attended = self.attended.take().and_then(|mask| mask.f_narrow(1, 0, self.len).ok());
         self.roll_back();
     }

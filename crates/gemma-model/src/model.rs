@@ -314,14 +314,15 @@ impl Gemma2 {
         let n_layers = self.blocks.len();
         let start = match site {
             HookPoint::Embed => return self.run_blocks(act, tokens, 0..end, hooks),
-            HookPoint::ResidPost(LayerIdx(l)) => return self.run_blocks(act, tokens, l + 1..end, hooks),
+            HookPoint::ResidPost(LayerIdx(l)) => {
+                return self.run_blocks(act, tokens, l.saturating_add(1)..end, hooks);
+            }
             _ => site.layer().filter(|_| site.stream().is_some()).ok_or(HookError::NoResume(site))?.0,
         };
         let Some(block) = self.blocks.get(start).filter(|_| start < end && end <= n_layers) else {
             return Err(ModelError::Blocks { start, end, n_layers });
         };
         let l = LayerIdx(start);
-        self.expect_resid(stream, tokens.batch(), tokens.pos())?;
         let dims = &self.config.dims;
         let shape = site.shape(dims, tokens.batch(), tokens.pos());
         let axes: Vec<(&str, i64)> = site.axes().iter().map(|axis| axis.name()).zip(shape).collect();
@@ -329,6 +330,7 @@ impl Gemma2 {
         let inside_norm = matches!(site, HookPoint::Ln2Normalized(_));
         let kind = if inside_norm { Kind::Float } else { self.embed.f_kind()? };
         expect_kind(&site.to_string(), act, &[kind])?;
+        self.expect_resid(stream, tokens.batch(), tokens.pos())?;
         let (act, x) = (act.shallow_clone(), stream.shallow_clone());
         let around = self.surroundings(tokens)?;
         let out = match site {

@@ -54,9 +54,9 @@ impl Sampling {
         if self.temperature == 0.0 {
             return Ok(vec![(best as i64, 1.0)]);
         }
-        let largest = f64::from(logits[best]) / self.temperature;
-        // Unnormalised: exp(logit / T − largest). The likeliest has weight 1.
-        let weight = |logit: f32| (f64::from(logit) / self.temperature - largest).exp();
+        let largest = f64::from(logits[best]);
+        // Unnormalised: exp((logit − largest) / T). The likeliest has weight 1.
+        let weight = |logit: f32| ((f64::from(logit) - largest) / self.temperature).exp();
         let mut left: Vec<(usize, f64)> = logits.iter().map(|l| weight(*l)).enumerate().collect();
         let by_weight = |a: &(usize, f64), b: &(usize, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if let Some(k) = self.top_k.filter(|k| *k < left.len()) {
@@ -114,6 +114,9 @@ fn greedy(logits: &[f32]) -> Result<usize> {
     }
     match logits.get(best) {
         Some(logit) if logit.is_finite() => Ok(best),
+        Some(logit) if *logit > 0.0 => {
+            Err(ModelError::Generate(format!("the logit of token {best} is infinite")))
+        }
         _ => Err(ModelError::Generate("no token has a finite logit".to_owned())),
     }
 }

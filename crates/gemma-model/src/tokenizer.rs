@@ -164,9 +164,16 @@ impl Tokenizer {
         self.inner.decode(&ids, true).map_err(|e| ModelError::Text(e.to_string()))
     }
 
-    /// Decodes ids as they come: text appears once it is whole, a character of several byte tokens with its last.
+    /// Decodes ids as they come.
     pub fn stream(&self) -> TokenStream<'_> {
-        TokenStream { tokenizer: self, ids: Vec::new(), shown: 0, settled: 0 }
+        TokenStream { tokenizer: self, last: None, bytes: Vec::new() }
+    }
+
+    /// The byte that a token like `<0x41>` stands for.
+    fn byte(&self, id: i64) -> Option<u8> {
+        let token = self.inner.id_to_token(u32::try_from(id).ok()?)?;
+        let digits = token.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
+        u8::from_str_radix(digits, 16).ok()
     }
 
     /// How one token reads in a table: its text, with the space that SentencePiece writes as `▁`.
@@ -183,44 +190,75 @@ impl fmt::Debug for Tokenizer {
 }
 
 /// The text of a sequence of ids, piece by piece. Made by [`Tokenizer::stream`].
+///
+/// A character that several byte tokens spell appears with the last of them; bytes that spell none appear as U+FFFD. For ids
+/// of a text, the pieces together are what [`Tokenizer::decode`] makes of all of them.
 #[derive(Debug)]
 pub struct TokenStream<'t> {
     tokenizer: &'t Tokenizer,
-    /// The ids whose text may still change with the next one, behind a few that give them context.
-    ids: Vec<i64>,
-    /// Bytes of their text that were given out.
-    shown: usize,
-    /// How many of the ids were given out whole.
-    settled: usize,
+    /// The last id that was given out: the first id of a text may read without the space before it.
+    last: Option<i64>,
+    /// The beginning of a character, from byte tokens.
+    bytes: Vec<u8>,
 }
 
 impl TokenStream<'_> {
     /// The text that an id adds; empty while a character is not whole.
     ///
     /// # Errors
-    /// As [`Tokenizer::decode`].
+    /// As [`Tokenizer::decode`]; then the id counts as not pushed.
     pub fn push(&mut self, id: i64) -> Result<String> {
-        self.ids.push(id);
-        let text = self.tokenizer.decode(&self.ids)?;
-        // An unfinished character reads as U+FFFD.
-        if text.ends_with('\u{FFFD}') {
+        if let Some(byte) = self.tokenizer.byte(id) {
+            self.bytes.push(byte);
+            self.last = Some(id);
+            return Ok(whole_characters(&mut self.bytes));
+        }
+        // A special token reads as nothing, and parts nothing.
+        if self.tokenizer.decode(&[id])?.is_empty() {
             return Ok(String::new());
         }
-        let new = text.get(self.shown..).unwrap_or_default().to_owned();
-        // The first id of a text reads without the space before it: one id that was given out stays for context.
-        if self.settled > 0 {
-            self.ids.drain(..self.settled.min(self.ids.len() - 1));
-        }
-        self.settled = self.ids.len();
-        self.shown = self.tokenizer.decode(&self.ids)?.len();
-        Ok(new)
+        let new = match self.last {
+            Some(last) => {
+                let (before, both) = (self.tokenizer.decode(&[last])?, self.tokenizer.decode(&[last, id])?);
+                both.strip_prefix(before.as_str()).unwrap_or(&both).to_owned()
+            }
+            None => self.tokenizer.decode(&[id])?,
+        };
+        self.last = Some(id);
+        Ok(broken(&std::mem::take(&mut self.bytes)) + &new)
     }
 
-    /// What is left when no more ids come: an unfinished character as U+FFFD.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::decode`].
-    pub fn finish(self) -> Result<String> {
-        Ok(self.tokenizer.decode(&self.ids)?.get(self.shown..).unwrap_or_default().to_owned())
+    /// What is left when no more ids come: an unfinished character.
+    pub fn finish(self) -> String {
+        broken(&self.bytes)
     }
+}
+
+/// Takes from the front what is text, or can't become text any more.
+fn whole_characters(bytes: &mut Vec<u8>) -> String {
+    let mut text = String::new();
+    while !bytes.is_empty() {
+        match std::str::from_utf8(bytes) {
+            Ok(whole) => {
+                text += whole;
+                bytes.clear();
+            }
+            Err(error) if error.valid_up_to() > 0 => {
+                let rest = bytes.split_off(error.valid_up_to());
+                text += &String::from_utf8_lossy(bytes);
+                *bytes = rest;
+            }
+            // The beginning of a character.
+            Err(error) if error.error_len().is_none() => break,
+            Err(_) => {
+                text += &broken(&[bytes.remove(0)]);
+            }
+        }
+    }
+    text
+}
+
+/// Bytes that are no text, each as U+FFFD.
+fn broken(bytes: &[u8]) -> String {
+    "\u{FFFD}".repeat(bytes.len())
 }

@@ -208,7 +208,7 @@ impl HookPoint {
     /// How many blocks must run for the site to be met.
     pub fn blocks_needed(self, n_layers: usize) -> usize {
         match (self.layer(), self) {
-            (Some(LayerIdx(l)), _) => l + 1,
+            (Some(LayerIdx(l)), _) => l.saturating_add(1),
             (None, Self::Embed) => 0,
             (None, _) => n_layers,
         }

@@ -110,8 +110,11 @@ impl PositionSet {
     /// The columns from `first` on, `len` of them: `[batch, len]`, bool.
     ///
     /// # Errors
-    /// [`HookError::Positions`] for columns beyond a set that was made of a mask.
+    /// [`HookError::Positions`] for columns beyond a set that was made of a mask, or before the first.
     pub fn columns(&self, first: i64, len: i64) -> Result<Tensor> {
+        if first < 0 || len < 0 {
+            return Err(HookError::Positions(format!("there are no {len} positions from {first} on")));
+        }
         let pos = self.mask.size().get(1).copied().unwrap_or(0);
         let known = (pos - first).clamp(0, len);
         let head = if known > 0 { Some(self.mask.f_narrow(1, first, known)?) } else { None };

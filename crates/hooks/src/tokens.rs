@@ -92,8 +92,12 @@ impl TokenBatch {
     /// # Errors
     /// libtorch's.
     pub fn across_documents(mut self) -> Result<Self> {
+        let mask = self.attended.as_ref().map(|mask| Vec::<Vec<i64>>::try_from(&mask.f_to_kind(Kind::Int64)?));
         self.documents = None;
-        self.positions = None;
+        self.positions =
+            positions_of(self.rows.len(), self.pos() as usize, mask.transpose()?.as_deref(), None)?
+                .map(|positions| positions.f_to_device(self.ids.device()))
+                .transpose()?;
         Ok(self)
     }
 
@@ -179,9 +183,7 @@ impl TokenBatch {
             *count &= seen;
         }
         let counted = as_tensor(counts)?.f_to_kind(Kind::Bool)?;
-        let numbers = positions(rows.len(), pos, mask, documents);
-        let by_column = numbers.iter().all(|row| row.iter().enumerate().all(|(column, p)| *p == column as i64));
-        let positions = if by_column { None } else { Some(as_tensor(numbers.concat())?) };
+        let positions = positions_of(rows.len(), pos, mask, documents)?;
         let documents = documents.map(|d| as_tensor(d.concat())).transpose()?;
         Ok(Self { rows: rows.to_vec(), ids, attended, documents, positions, counted })
     }
@@ -291,13 +293,13 @@ fn check_documents(documents: &[Vec<i64>], batch: usize, pos: usize) -> Result<(
     Ok(())
 }
 
-/// Columns counted from the first token of each text.
-fn positions(
+/// Columns counted from the first token of each text: `[batch, pos]`; `None` where that is the column everywhere.
+fn positions_of(
     batch: usize,
     pos: usize,
     mask: Option<&[Vec<i64>]>,
     documents: Option<&[Vec<i64>]>,
-) -> Vec<Vec<i64>> {
+) -> Result<Option<Tensor>> {
     let row = |i: usize| {
         let attended = |p: usize| mask.and_then(|m| m.get(i)).and_then(|m| m.get(p)) != Some(&0);
         let document = |p: usize| documents.and_then(|d| d.get(i)).and_then(|d| d.get(p));
@@ -314,5 +316,9 @@ fn positions(
         }
         numbers
     };
-    (0..batch).map(row).collect()
+    let numbers: Vec<Vec<i64>> = (0..batch).map(row).collect();
+    if numbers.iter().all(|row| row.iter().enumerate().all(|(column, p)| *p == column as i64)) {
+        return Ok(None);
+    }
+    Ok(Some(Tensor::f_from_slice(&numbers.concat())?.f_reshape([batch as i64, pos as i64])?))
 }

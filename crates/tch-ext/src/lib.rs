@@ -17,6 +17,7 @@ pub use atomic::write_atomically;
 pub use error::{Result, TensorError};
 pub use kind::{kind_name, open_device, parse_device, parse_kind};
 pub use linear::linear;
+pub use native::keep_freed_memory;
 pub use npz::{NpzFile, write_npz};
 pub use safetensors::{SafetensorsFile, TensorInfo, write_safetensors};
 pub use shape::{expect_finite, expect_kind, expect_shape};

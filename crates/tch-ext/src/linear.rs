@@ -55,7 +55,7 @@ fn by_onednn(x: &Tensor, w: &Tensor) -> Result<Tensor> {
         return Ok(product(w)?);
     }
     let out = Tensor::f_empty([rows, d_out], (Kind::Float, Device::Cpu))?;
-    let at_a_time = (MOST_AT_A_TIME / rows).clamp(64, d_out);
+    let at_a_time = (MOST_AT_A_TIME / rows).max(64).min(d_out);
     for start in (0..d_out).step_by(at_a_time as usize) {
         let n = at_a_time.min(d_out - start);
         out.f_narrow(1, start, n)?.f_copy_(&product(&w.f_narrow(0, start, n)?)?)?;

@@ -3,7 +3,7 @@ use std::{
     fmt,
     fs::File,
     io::{BufReader, Cursor, Read, Seek, SeekFrom, Write as _},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use safetensors::{Dtype, tensor::Metadata};
@@ -26,8 +26,9 @@ impl<T: Read + Seek + Send> ReadSeek for T {}
 /// Tensors are read one at a time, so the peak of memory is what has been read plus one tensor.
 pub struct SafetensorsFile {
     name: String,
-    /// Where it can be mapped from, if it is a file.
-    path: Option<PathBuf>,
+    /// The open file, if it is one: what is mapped is what was checked, whatever stands at its path by now.
+    #[cfg(unix)]
+    file: Option<File>,
     reader: Box<dyn ReadSeek>,
     metadata: Metadata,
     data_start: u64,
@@ -49,8 +50,14 @@ impl SafetensorsFile {
     /// The system's, or [`TensorError::Format`] for a header that is damaged or does not fit the file's length.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| TensorError::io(path, e))?;
-        let opened = Self::from_reader(&path.display().to_string(), BufReader::new(file))?;
-        Ok(Self { path: Some(path.to_owned()), ..opened })
+        #[cfg(unix)]
+        {
+            let again = file.try_clone().map_err(|e| TensorError::io(path, e))?;
+            let opened = Self::from_reader(&path.display().to_string(), BufReader::new(file))?;
+            Ok(Self { file: Some(again), ..opened })
+        }
+        #[cfg(not(unix))]
+        Self::from_reader(&path.display().to_string(), BufReader::new(file))
     }
 
     /// Reads a file that is already in memory; `name` stands for it in errors.
@@ -94,7 +101,14 @@ impl SafetensorsFile {
                 "truncated or padded: its header describes {expected} bytes, but it has {length}"
             )));
         }
-        Ok(Self { name: name.to_owned(), path: None, reader: Box::new(reader), metadata, data_start: 8 + header })
+        Ok(Self {
+            name: name.to_owned(),
+            #[cfg(unix)]
+            file: None,
+            reader: Box::new(reader),
+            metadata,
+            data_start: 8 + header,
+        })
     }
 
     /// The path, or the name given.
@@ -155,23 +169,39 @@ impl SafetensorsFile {
 
     /// One tensor as the file holds it, without a copy: its pages are read when they are touched, and may be dropped again.
     ///
-    /// What can't be mapped (a file in memory, a tensor at an odd place) is read. The file must stay as it is while the
-    /// tensor lives; a file that is replaced by renaming, as all careful writers do, does.
+    /// What can't be mapped (a file in memory, a tensor at an odd place, more than the system maps) is read. The file must stay
+    /// as it is while the tensor lives; a file that is replaced by renaming, as all careful writers do, does.
     ///
     /// # Errors
     /// As [`read`](Self::read).
     pub fn map(&mut self, tensor: &str) -> Result<Tensor> {
-        let TensorInfo { kind, shape } = self.info(tensor)?;
-        let place = self.metadata.info(tensor).map(|i| i.data_offsets).unwrap_or_default();
-        let (start, end) = (self.data_start + place.0 as u64, self.data_start + place.1 as u64);
-        let aligned = start.is_multiple_of(kind.elt_size_in_bytes() as u64);
-        let path = self.path.as_deref().and_then(Path::to_str);
-        let (Some(path), true, true) = (path, aligned, start < end) else { return self.read(tensor) };
+        match self.mapped(tensor) {
+            Some(mapped) => Ok(mapped),
+            None => self.read(tensor),
+        }
+    }
+
+    #[cfg(unix)]
+    fn mapped(&self, tensor: &str) -> Option<Tensor> {
+        use std::os::fd::AsRawFd as _;
+
+        let TensorInfo { kind, shape } = self.info(tensor).ok()?;
+        let (start, end) = self.metadata.info(tensor)?.data_offsets;
+        let of = |offset: usize| i64::try_from(self.data_start + offset as u64).ok();
+        let (start, end) = (of(start)?, of(end)?);
+        if start == end || start % kind.elt_size_in_bytes() as i64 != 0 {
+            return None;
+        }
+        let open_file = format!("/dev/fd/{}", self.file.as_ref()?.as_raw_fd());
         // libtorch maps from the file's beginning; the system reads what is touched.
-        let of = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let bytes = Tensor::f_from_file(path, false, of(end), (Kind::Uint8, tch::Device::Cpu))?;
-        let bytes = bytes.f_narrow(0, of(start), of(end - start))?;
-        Ok(bytes.f_view_dtype(kind)?.f_view(shape.as_slice())?)
+        let bytes = Tensor::f_from_file(&open_file, false, end, (Kind::Uint8, tch::Device::Cpu)).ok()?;
+        let bytes = bytes.f_narrow(0, start, end - start).ok()?;
+        bytes.f_view_dtype(kind).ok()?.f_view(shape.as_slice()).ok()
+    }
+
+    #[cfg(not(unix))]
+    fn mapped(&self, _tensor: &str) -> Option<Tensor> {
+        None
     }
 }
 

@@ -125,8 +125,9 @@ impl WeightSource {
         let got = convert().map_err(|e| TensorError::from(e).for_tensor(&what))?;
         // After the cast, which makes infinities of what float16 does not reach.
         expect_finite(&what, &got)?;
-        self.taken.insert(tensor.to_owned());
-        self.bytes_taken += bytes;
+        if self.taken.insert(tensor.to_owned()) {
+            self.bytes_taken += bytes;
+        }
         let (taken, all) = (self.bytes_taken, self.bytes());
         if let Some(progress) = &mut self.progress {
             progress(taken, all);

@@ -3,16 +3,30 @@
 #![allow(clippy::print_stdout, reason = "a tool for the terminal")]
 
 mod forward;
+mod generate;
+mod load;
 mod sae;
 mod timing;
+mod work;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
+use gemma_scope::tensors::{keep_freed_memory, open_device, parse_device, parse_kind};
+
+use crate::work::On;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum What {
     /// Backbone, logits, loss and a full cache of a 2B-shaped model.
     Forward,
+    /// A long context: the backbone, once.
+    Context,
+    /// Greedy generation with a cache.
+    Generate,
+    /// Reading a `params.npz`, or with `--checkpoint` a whole model.
+    Load,
     /// Encode, decode and forward of a JumpReLU SAE.
     Sae,
 }
@@ -28,21 +42,49 @@ struct Flags {
     /// Positions.
     #[arg(long, default_value_t = 256)]
     seq: usize,
-    /// Rows.
+    /// Tokens to generate.
+    #[arg(long, default_value_t = 32)]
+    tokens: usize,
+    /// Rows of an SAE's input.
     #[arg(long, default_value_t = 4096)]
     batch: i64,
+    /// Sequences generated side by side.
+    #[arg(long, default_value_t = 1)]
+    sequences: usize,
     /// Latents.
     #[arg(long, default_value_t = 16384)]
     width: i64,
     /// Mean active latents.
     #[arg(long, default_value_t = 70.0)]
     l0: f64,
+    /// A model's folder.
+    #[arg(long)]
+    checkpoint: Option<PathBuf>,
+    /// `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// `f32` or `bf16`.
+    #[arg(long, default_value = "f32")]
+    dtype: String,
+    /// Leaves the allocator as the system has it.
+    #[arg(long)]
+    plain_allocator: bool,
 }
 
 fn main() -> Result<()> {
     let flags = Flags::parse();
+    if !flags.plain_allocator {
+        let _kept = keep_freed_memory();
+    }
+    let on = On { kind: parse_kind(&flags.dtype)?, device: open_device(parse_device(&flags.device)?)? };
     match flags.what {
-        What::Forward => forward::run(flags.layers, flags.seq),
+        What::Forward => forward::run(flags.layers, flags.seq, on),
+        What::Context => forward::context(flags.layers, flags.seq, on),
+        What::Generate => generate::run(flags.layers, flags.tokens, flags.sequences, on),
+        What::Load => match &flags.checkpoint {
+            Some(folder) => load::checkpoint(folder, on),
+            None => load::npz(flags.width),
+        },
         What::Sae => sae::run(flags.batch, flags.width, flags.l0),
     }
 }

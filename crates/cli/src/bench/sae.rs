@@ -7,7 +7,7 @@ use gemma_scope::{
 };
 use serde_json::json;
 
-use crate::timing::{median, say};
+use crate::timing::Clock;
 
 const D_IN: i64 = 2304;
 
@@ -27,11 +27,11 @@ pub(crate) fn run(batch: i64, width: i64, l0: f64) -> Result<()> {
     let features = sae.encode(&x)?;
     let mean = features.f_gt(0.0)?.f_sum(Kind::Double)?.f_double_value(&[])? / batch as f64;
     println!("{}", json!({"l0": mean}));
-    let items = batch as f64;
-    say("matmul", median(5, || Ok(x.f_matmul(&w_enc)?))?, items);
-    say("ours.encode", median(5, || Ok(sae.encode_sparse(&x)?))?, items);
+    let clock = Clock::new(5, batch as f64);
+    clock.time("matmul", || Ok(x.f_matmul(&w_enc)?))?;
+    clock.time("ours.encode", || Ok(sae.encode_sparse(&x)?))?;
     let sparse = sae.encode_sparse(&x)?;
-    say("ours.decode", median(5, || Ok(sae.decode_sparse(&sparse)?))?, items);
-    say("ours.forward", median(5, || Ok(sae.reconstruct(&x)?))?, items);
+    clock.time("ours.decode", || Ok(sae.decode_sparse(&sparse)?))?;
+    clock.time("ours.forward", || Ok(sae.reconstruct(&x)?))?;
     Ok(())
 }

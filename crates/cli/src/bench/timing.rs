@@ -5,34 +5,61 @@ use std::{fs, time::Instant};
 use anyhow::Result;
 use serde_json::json;
 
-/// The median of `runs` times, in seconds, after one run that warms up.
-pub(crate) fn median<T>(runs: usize, mut work: impl FnMut() -> Result<T>) -> Result<f64> {
-    work()?;
-    let mut times = Vec::with_capacity(runs);
-    for _ in 0..runs {
-        let start = Instant::now();
-        work()?;
-        times.push(start.elapsed().as_secs_f64());
+/// Times some work again and again.
+pub(crate) struct Clock {
+    runs: usize,
+    /// How many items one run works on.
+    items: f64,
+}
+
+impl Clock {
+    pub(crate) fn new(runs: usize, items: f64) -> Self {
+        Self { runs, items }
     }
-    times.sort_by(f64::total_cmp);
-    Ok(times[runs / 2])
+
+    /// Prints the median time, after one run that warms up, and how far the process's memory rose above what it held before.
+    pub(crate) fn time<T>(&self, what: &str, mut work: impl FnMut() -> Result<T>) -> Result<()> {
+        let before = forget_peak();
+        work()?;
+        let mut times = Vec::with_capacity(self.runs);
+        for _ in 0..self.runs {
+            let start = Instant::now();
+            let result = work()?;
+            times.push(start.elapsed().as_secs_f64());
+            drop(result);
+        }
+        times.sort_by(f64::total_cmp);
+        let seconds = times[self.runs / 2];
+        let peak = memory("VmHWM:");
+        let rise = peak.zip(before).map(|(peak, before)| round(peak - before, 1e3));
+        println!(
+            "{}",
+            json!({
+                "what": what,
+                "seconds": round(seconds, 1e4),
+                "per_second": round(self.items / seconds, 10.0),
+                "peak_rss_gb": peak.map(|gb| round(gb, 1e2)),
+                "peak_over_start_gb": rise,
+            })
+        );
+        Ok(())
+    }
 }
 
-/// Prints one measurement; `items` were worked on.
-pub(crate) fn say(what: &str, seconds: f64, items: f64) {
-    let line = json!({
-        "what": what,
-        "seconds": (seconds * 1e4).round() / 1e4,
-        "per_second": (items / seconds * 10.0).round() / 10.0,
-        "peak_rss_gb": peak_rss_gb(),
-    });
-    println!("{line}");
+fn round(value: f64, by: f64) -> f64 {
+    (value * by).round() / by
 }
 
-/// The most memory that the process has held, where the system tells (Linux).
-fn peak_rss_gb() -> Option<f64> {
+/// Has the system count the peak anew, and returns what is held now; `None` where it can't (not Linux).
+fn forget_peak() -> Option<f64> {
+    fs::write("/proc/self/clear_refs", "5").ok()?;
+    memory("VmRSS:")
+}
+
+/// A line of the process's status, in GB.
+fn memory(line: &str) -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse().ok()?;
-    Some((kib / 1e4).round() / 1e2)
+    let kib = status.lines().find_map(|l| l.strip_prefix(line))?;
+    let kib: f64 = kib.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kib / 1e6 * 1.024)
 }

@@ -4,4 +4,5 @@ pub(crate) mod activations;
 pub(crate) mod analyze;
 pub(crate) mod encode;
 pub(crate) mod eval;
+pub(crate) mod generate;
 pub(crate) mod inspect;

@@ -2,23 +2,14 @@
 
 use hooks::{ModelDims, TokenBatch};
 use proptest::prelude::*;
-use tch::{Kind, Tensor};
+use tch::Kind;
 
-use crate::common::{cases, refused};
+use crate::common::{bools, cases, ints, refused};
 
 const SPECIAL: [i64; 3] = [0, 1, 2];
 
-fn bools(tensor: &Tensor) -> Vec<Vec<bool>> {
-    assert_eq!(tensor.kind(), Kind::Bool);
-    Vec::<Vec<f64>>::try_from(&tensor.to_kind(Kind::Double))
-        .unwrap()
-        .iter()
-        .map(|r| r.iter().map(|v| *v != 0.0).collect())
-        .collect()
-}
-
 fn ids(batch: &TokenBatch) -> Vec<Vec<i64>> {
-    Vec::<Vec<i64>>::try_from(batch.ids()).unwrap()
+    ints(batch.ids())
 }
 
 #[test]

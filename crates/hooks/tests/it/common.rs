@@ -7,7 +7,7 @@ use proptest::{
     prelude::*,
     test_runner::{Config, RngAlgorithm},
 };
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use testkit::ToyModel;
 
 /// Asserts that something was refused in one sentence that names what is at fault, and returns the sentence.
@@ -52,6 +52,18 @@ pub(crate) fn tokens() -> TokenBatch {
 
 pub(crate) fn site(name: &str) -> HookPoint {
     name.parse().unwrap()
+}
+
+/// The values of a bool tensor, `[batch, pos]`.
+pub(crate) fn bools(tensor: &Tensor) -> Vec<Vec<bool>> {
+    assert_eq!(tensor.kind(), Kind::Bool);
+    ints(&tensor.to_kind(Kind::Int64)).iter().map(|row| row.iter().map(|v| *v != 0).collect()).collect()
+}
+
+/// The values of an int64 tensor, `[batch, pos]`.
+pub(crate) fn ints(tensor: &Tensor) -> Vec<Vec<i64>> {
+    assert_eq!(tensor.kind(), Kind::Int64);
+    Vec::<Vec<i64>>::try_from(tensor).unwrap()
 }
 
 /// A run with one hook at one site, and what stands there afterwards.

@@ -53,12 +53,13 @@ fn every_site_once_and_in_order() {
     );
     let _logits = model.run(&tokens(), hooks).unwrap();
     assert_eq!(met, model.sites());
-    let names: Vec<_> = met.iter().take(5).map(ToString::to_string).collect();
+    let names: Vec<_> = met.iter().take(6).map(ToString::to_string).collect();
     assert_eq!(
         names,
         [
             "hook_embed",
             "blocks.0.hook_resid_pre",
+            "blocks.0.hook_resid_mid",
             "blocks.0.hook_mlp_out",
             "blocks.0.hook_resid_post",
             "blocks.1.hook_resid_pre"

@@ -24,5 +24,6 @@ mod sparse;
 mod sparse_bad;
 mod splice;
 mod splice_gemma;
+mod splice_pieces;
 mod splice_refused;
 mod top;

@@ -62,6 +62,20 @@ pub(crate) fn counting(size: &[i64], kind: Kind, first: i64) -> Tensor {
     Tensor::arange_start(first, first + n, (Kind::Int64, tch::Device::Cpu)).reshape(size).to_kind(kind)
 }
 
+/// float32 values between -1 and 1 without a pattern; the same seed gives the same values.
+pub(crate) fn noise(size: &[i64], seed: u64) -> Tensor {
+    let mut state = seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    // xorshift64.
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    let values: Vec<f32> = (0..size.iter().product()).map(|_: i64| next()).collect();
+    Tensor::from_slice(&values).reshape(size)
+}
+
 /// Whether the system keeps this process out of a file without rights: it does not keep out root.
 pub(crate) fn kept_out(path: &Path) -> bool {
     File::open(path).is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)

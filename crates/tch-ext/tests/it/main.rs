@@ -12,9 +12,16 @@
 mod atomic;
 mod checks;
 mod common;
+mod devices;
+mod finite;
+mod linear;
+mod linear_large;
+mod mapped;
+mod memory;
 mod npy_headers;
 mod npz;
 mod npz_damage;
+mod progress;
 mod raw_zip;
 mod safetensors;
 mod safetensors_damage;

@@ -1,0 +1,33 @@
+//! Products so large that their copy out of oneDNN is made slice by slice.
+
+use tch::{Device, Kind, Tensor};
+use tch_ext::linear;
+
+use crate::{common::noise, linear::assert_product};
+
+#[test]
+fn a_product_of_several_slices() {
+    // 19.2 million outputs, in slices of 262 144 columns; the second is a part of one.
+    let w = noise(&[300_000, 8], 1);
+    assert_product("64 rows", &noise(&[64, 8], 2), &w);
+    assert_product("4 by 16 rows", &noise(&[4, 16, 8], 3), &w);
+}
+
+#[test]
+fn a_product_at_the_edge_of_one_slice() {
+    for d_out in [(1 << 24) / 64, (1 << 24) / 64 + 1] {
+        assert_product(&format!("{d_out} outputs"), &noise(&[64, 8], 2), &noise(&[d_out, 8], 1));
+    }
+}
+
+/// So many rows that a slice would be narrower than the narrowest, and fewer outputs than that.
+#[test]
+#[ignore = "takes seven gigabytes"]
+fn many_rows_of_few_outputs() {
+    let (rows, d_in, d_out) = ((1 << 24) / 63 + 1, 2081, 63);
+    let on = (Kind::Float, Device::Cpu);
+    let x = Tensor::ones([1, 1], on).expand([rows, d_in], false);
+    let product = linear(&x, &Tensor::ones([d_out, d_in], on));
+    // Whole numbers of this size are exact.
+    assert!(product.unwrap().eq(d_in as f64).all().int64_value(&[]) == 1);
+}
