@@ -8,6 +8,7 @@ mod cli;
 mod libtorch;
 mod project;
 mod tasks;
+mod tokenizer;
 
 use std::process::ExitCode;
 

@@ -1,4 +1,6 @@
 use std::{
+    cell::RefCell,
+    collections::BTreeMap,
     ops::Range,
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
@@ -6,7 +8,7 @@ use std::{
 
 use hooks::{HookError, HookPoint, HookSet, HookedModel, LayerIdx, ModelDims, TokenBatch};
 use tch::{Device, Kind, Tensor};
-use tch_ext::{WeightSource, expect_kind, expect_shape, linear};
+use tch_ext::{Unread, WeightSource, expect_kind, expect_shape, linear};
 
 use crate::{
     Gemma2Config, KvCache, LayerKind, ModelError, Result,
@@ -47,10 +49,36 @@ pub struct Gemma2 {
     ln_final: RmsNorm,
     /// No two models of a process have the same.
     id: u64,
+    /// Weights that are mapped and were not looked at yet, by the part of the model that reads them.
+    unread: RefCell<BTreeMap<Part, Vec<Unread>>>,
+}
+
+/// What of a model is read together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Embed,
+    Block(usize),
+    LnFinal,
+}
+
+impl Part {
+    /// The part that a Hugging Face name belongs to.
+    fn of(name: &str) -> Self {
+        let block = |rest: &str| rest.split('.').next()?.parse().ok();
+        match name.strip_prefix("model.layers.").and_then(block) {
+            Some(l) => Self::Block(l),
+            None if name.starts_with("model.embed") => Self::Embed,
+            None => Self::LnFinal,
+        }
+    }
 }
 
 impl Gemma2 {
     /// Loads a folder in the Hugging Face layout: `config.json` and safetensors, single or sharded, in F32, BF16 or F16.
+    ///
+    /// On the CPU, in the dtype in which they are stored, weights are mapped: the system reads those that are used, when
+    /// they are. A run that meets NaN or infinity among them for the first time ends with an error that names the tensor.
+    /// Other weights are converted one tensor at a time.
     ///
     /// # Errors
     /// A configuration that this crate does not implement; a tensor that is missing, superfluous, of another shape or
@@ -82,9 +110,14 @@ impl Gemma2 {
         mut source: WeightSource,
         options: &LoadOptions,
     ) -> Result<Self> {
-        let model =
-            Self::from_fn(config, |name, axes| Ok(source.take(name, axes, options.kind, options.device)?))?;
+        let mut left: BTreeMap<Part, Vec<Unread>> = BTreeMap::new();
+        let mut model = Self::from_fn(config, |name, axes| {
+            let (tensor, unread) = source.take_unread(name, axes, options.kind, options.device)?;
+            left.entry(Part::of(name)).or_default().extend(unread);
+            Ok(tensor)
+        })?;
         source.finish()?;
+        model.unread = RefCell::new(left);
         Ok(model)
     }
 
@@ -136,7 +169,7 @@ impl Gemma2 {
         }
         let ln_final = RmsNorm { w: get("model.norm.weight".to_owned(), &[d_model])?, eps };
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        Ok(Self { config, embed, blocks, ln_final, id: NEXT_ID.fetch_add(1, Ordering::Relaxed) })
+        Ok(Self { config, embed, blocks, ln_final, id: NEXT_ID.fetch_add(1, Ordering::Relaxed), unread: RefCell::default() })
     }
 
     /// The configuration.
@@ -152,6 +185,16 @@ impl Gemma2 {
     /// Where the weights are.
     pub fn device(&self) -> Device {
         self.embed.device()
+    }
+
+    /// Looks at weights that nobody has looked at, before their first use.
+    fn read(&self, part: Part) -> Result<()> {
+        let mut unread = self.unread.borrow_mut();
+        if let Some(weights) = unread.get(&part) {
+            weights.iter().try_for_each(Unread::check)?;
+            unread.remove(&part);
+        }
+        Ok(())
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -183,6 +226,7 @@ impl Gemma2 {
 
     fn embed_tokens(&self, tokens: &TokenBatch, hooks: &mut HookSet<'_>) -> Result<Tensor> {
         tokens.check(&self.config.dims)?;
+        self.read(Part::Embed)?;
         let ids = tokens.ids().f_to_device(self.device())?;
         let rows = Tensor::f_embedding(&self.embed, &ids, -1, false, false)?;
         // √d_model is rounded to the model's dtype first (gemma_pytorch `model.py`): in bfloat16 59.87 becomes 59.75 for 9B.
@@ -206,6 +250,7 @@ impl Gemma2 {
         let around = self.surroundings(tokens)?;
         let mut x = resid.shallow_clone();
         for (l, block) in range.zip(blocks) {
+            self.read(Part::Block(l))?;
             x = block.forward(x, LayerIdx(l), &around, None, hooks)?;
         }
         Ok(x)
@@ -297,6 +342,7 @@ impl Gemma2 {
         };
         let mut x = self.embed_tokens(tokens, hooks)?;
         for (l, (block, layer)) in self.blocks.iter().zip(&mut cache.layers).enumerate() {
+            self.read(Part::Block(l))?;
             x = block.forward(x, LayerIdx(l), &around, Some(layer), hooks)?;
         }
         Ok((x, attended))
@@ -332,6 +378,7 @@ impl Gemma2 {
         expect_kind(&site.to_string(), act, &[kind])?;
         self.expect_resid(stream, tokens.batch(), tokens.pos())?;
         let (act, x) = (act.shallow_clone(), stream.shallow_clone());
+        self.read(Part::Block(start))?;
         let around = self.surroundings(tokens)?;
         let out = match site {
             HookPoint::ResidPre(_) => block.from_resid_pre(act, l, &around, None, hooks),
@@ -353,6 +400,7 @@ impl Gemma2 {
         let size = resid.size();
         let of = |axis: usize| size.get(axis).copied().unwrap_or_default();
         self.expect_resid(resid, of(0), of(1))?;
+        self.read(Part::LnFinal)?;
         self.ln_final.forward(resid, HookPoint::LnFinalScale, HookPoint::LnFinalNormalized, hooks)
     }
 
@@ -364,6 +412,7 @@ impl Gemma2 {
         if vocab.start > vocab.end || vocab.end > d_vocab {
             return Err(ModelError::Vocabulary { start: vocab.start, end: vocab.end, d_vocab });
         }
+        self.read(Part::Embed)?;
         let rows = self.embed.f_narrow(0, vocab.start as i64, vocab.len() as i64)?;
         let mut logits = linear(normed, &rows)?; // [batch, pos, vocab]
         match self.config.final_softcap {

@@ -21,4 +21,4 @@ pub use native::keep_freed_memory;
 pub use npz::{NpzFile, write_npz};
 pub use safetensors::{SafetensorsFile, TensorInfo, write_safetensors};
 pub use shape::{expect_finite, expect_kind, expect_shape};
-pub use weights::WeightSource;
+pub use weights::{Unread, WeightSource};

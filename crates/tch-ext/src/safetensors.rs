@@ -181,8 +181,9 @@ impl SafetensorsFile {
         }
     }
 
+    /// `None` where it can't be mapped.
     #[cfg(unix)]
-    fn mapped(&self, tensor: &str) -> Option<Tensor> {
+    pub(crate) fn mapped(&self, tensor: &str) -> Option<Tensor> {
         use std::os::fd::AsRawFd as _;
 
         let TensorInfo { kind, shape } = self.info(tensor).ok()?;
@@ -200,7 +201,7 @@ impl SafetensorsFile {
     }
 
     #[cfg(not(unix))]
-    fn mapped(&self, _tensor: &str) -> Option<Tensor> {
+    pub(crate) fn mapped(&self, _tensor: &str) -> Option<Tensor> {
         None
     }
 }

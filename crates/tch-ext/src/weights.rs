@@ -113,6 +113,25 @@ impl WeightSource {
     /// [`TensorError::Missing`], [`Shape`](TensorError::Shape), [`Dtype`](TensorError::Dtype),
     /// [`NotFinite`](TensorError::NotFinite), [`Memory`](TensorError::Memory), or the system's.
     pub fn take(&mut self, tensor: &str, axes: &[(&str, i64)], kind: Kind, device: Device) -> Result<Tensor> {
+        let (got, unread) = self.take_unread(tensor, axes, kind, device)?;
+        if let Some(unread) = unread {
+            unread.check()?;
+        }
+        Ok(got)
+    }
+
+    /// As [`take`](Self::take), but what is mapped is not read: the second value is then what is left to check, before the
+    /// tensor is first used.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_unread(
+        &mut self,
+        tensor: &str,
+        axes: &[(&str, i64)],
+        kind: Kind,
+        device: Device,
+    ) -> Result<(Tensor, Option<Unread>)> {
         let file = self.tensors.get(tensor).and_then(|&i| self.files.get_mut(i));
         let file =
             file.ok_or_else(|| TensorError::Missing { file: self.name.clone(), name: tensor.to_owned() })?;
@@ -121,10 +140,15 @@ impl WeightSource {
         expect_shape(&what, &stored, axes)?;
         expect_kind(&what, &stored, &[Kind::Float, Kind::BFloat16, Kind::Half])?;
         let bytes = (stored.numel() * stored.f_kind()?.elt_size_in_bytes()) as u64;
-        let convert = || stored.f_to_device(device)?.f_to_kind(kind);
-        let got = convert().map_err(|e| TensorError::from(e).for_tensor(&what))?;
-        // After the cast, which makes infinities of what float16 does not reach.
-        expect_finite(&what, &got)?;
+        let (got, unread) = if device == Device::Cpu && stored.f_kind()? == kind {
+            let unread = Unread { what, tensor: stored.shallow_clone() };
+            (stored, Some(unread))
+        } else {
+            let file = &*file;
+            let again = || file.mapped(tensor).unwrap_or_else(|| stored.shallow_clone());
+            let got = copied(&stored.size(), again, kind, device, &what);
+            (got.map_err(|e| e.for_tensor(&what))?, None)
+        };
         if self.taken.insert(tensor.to_owned()) {
             self.bytes_taken += bytes;
         }
@@ -132,7 +156,7 @@ impl WeightSource {
         if let Some(progress) = &mut self.progress {
             progress(taken, all);
         }
-        Ok(got)
+        Ok((got, unread))
     }
 
     /// Ends the reading.
@@ -143,6 +167,59 @@ impl WeightSource {
         let names: Vec<String> = self.tensors.into_keys().filter(|name| !self.taken.contains(name)).collect();
         if names.is_empty() { Ok(()) } else { Err(TensorError::Unexpected { file: self.name, names }) }
     }
+}
+
+/// A mapped tensor whose values nobody has looked at yet.
+#[derive(Debug)]
+pub struct Unread {
+    what: String,
+    tensor: Tensor,
+}
+
+impl Unread {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`TensorError::NotFinite`] names the file and the tensor.
+    pub fn check(&self) -> Result<()> {
+        expect_finite(&self.what, &self.tensor)
+    }
+}
+
+/// A finite tensor in another dtype or on another device.
+///
+/// Piece by piece, so that what was converted is checked while it is in the processor's cache, and after the cast, which
+/// makes infinities of what float16 does not reach. `stored` is asked for the tensor again and again: what is mapped anew
+/// gives back the pages that were read.
+fn copied(
+    size: &[i64],
+    stored: impl Fn() -> Tensor,
+    kind: Kind,
+    device: Device,
+    what: &str,
+) -> Result<Tensor> {
+    const PIECE: i64 = 1 << 20;
+    const PIECES_A_MAP: i64 = 32;
+    let got = Tensor::f_empty(size, (kind, device))?;
+    let to = got.f_view(-1)?;
+    let mut from = stored().f_reshape(-1)?;
+    let n = to.numel() as i64;
+    let mut suspicious = false;
+    for (i, start) in (0..).zip((0..n).step_by(PIECE as usize)) {
+        if i % PIECES_A_MAP == PIECES_A_MAP - 1 {
+            from = stored().f_reshape(-1)?;
+        }
+        let len = PIECE.min(n - start);
+        let mut piece = to.f_narrow(0, start, len)?;
+        piece.f_copy_(&from.f_narrow(0, start, len)?)?;
+        // A sum in float16 overflows too soon; bfloat16 reaches as far as float32.
+        let sum_kind = if kind == Kind::Half { Kind::Float } else { kind };
+        suspicious |= !piece.f_sum(sum_kind)?.f_double_value(&[])?.is_finite();
+    }
+    if suspicious {
+        expect_finite(what, &got)?;
+    }
+    Ok(got)
 }
 
 /// Tensor name to shard, from `{"metadata": …, "weight_map": {tensor: file}}`.

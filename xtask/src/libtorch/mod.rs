@@ -110,7 +110,7 @@ fn place(root: &Path, store: impl FnOnce() -> Result<Store>) -> Result<Libtorch>
 }
 
 /// The user's cache folder, as the platform has it, with our name.
-fn cache_folder(variable: impl Fn(&'static str) -> Option<OsString>) -> Result<PathBuf> {
+pub(crate) fn cache_folder(variable: impl Fn(&'static str) -> Option<OsString>) -> Result<PathBuf> {
     let folder = |name| variable(name).map(PathBuf::from);
     let cache = if let Some(cache) = folder("GEMMA_SCOPE_CACHE") {
         std::path::absolute(cache)?

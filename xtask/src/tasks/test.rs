@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::libtorch::{self, Libtorch};
 use crate::project::{Project, announce, expect_success, step};
+use crate::tokenizer;
 
 pub(crate) fn run(project: &Project, args: &[String]) -> Result<ExitCode> {
     let start = Instant::now();
@@ -23,9 +24,13 @@ pub(crate) fn run(project: &Project, args: &[String]) -> Result<ExitCode> {
 /// One profile serves them all, because the C++ shim of tch takes three minutes for each. The first step builds the
 /// examples too: nothing runs them here, but tests may.
 pub(crate) fn all(project: &Project, libtorch: &Libtorch, args: &[String]) -> Result<Counts> {
+    let tokenizer = tokenizer::ensure_tokenizer();
     let cargo = |words: &[&str]| -> Result<Command> {
         let mut command = project.cargo_with(libtorch, ["test", "--release"])?;
         command.args(words).args(args);
+        if let Some(folder) = &tokenizer {
+            command.env(tokenizer::VARIABLE, folder);
+        }
         Ok(command)
     };
     if names_a_package(args) {

@@ -26,6 +26,7 @@ mod interventions;
 mod mlp;
 mod norms;
 mod packed;
+mod real_tokenizer;
 mod resume;
 mod sampling;
 mod sites;
