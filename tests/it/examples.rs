@@ -50,6 +50,16 @@ fn evaluate_sae() {
 }
 
 #[test]
+fn generate() {
+    let out = run("generate");
+    let texts: Vec<&str> = out.lines().filter(|l| l.contains("The captain of the ship")).collect();
+    assert_eq!(texts.len(), 2, "plain and steered:\n{out}");
+    assert_ne!(texts[0], texts[1], "steering changes what is written:\n{out}");
+    // The longer prompt and 23 of the 24 new tokens went through the model, in two rows.
+    assert_eq!(out.matches("saw [2, ").count(), 2, "{out}");
+}
+
+#[test]
 fn steer() {
     let out = run("steer");
     let line = |name: &str| {

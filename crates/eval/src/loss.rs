@@ -73,7 +73,9 @@ pub fn kl_per_token(model: &dyn HookedModel, clean: &Tensor, other: &Tensor) -> 
         let _exp = log_z_q.add(q)?;
         let here = log_z_p.add(p)?.f_mul(&gap)?.f_sum_dim_intlist(-1, false, Kind::Double)?;
         weighted = Some(match (weighted, before, &log_z_p.shift) {
-            (Some(sum), Some(before), Some(shift)) => sum.f_mul(&before.f_sub(shift)?.f_exp()?)?.f_add(&here)?,
+            (Some(sum), Some(before), Some(shift)) => {
+                sum.f_mul(&before.f_sub(shift)?.f_exp()?)?.f_add(&here)?
+            }
             _ => here,
         });
     }

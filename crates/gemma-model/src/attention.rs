@@ -53,8 +53,7 @@ impl Keys {
     }
 
     fn within(&self, columns: &Range<i64>) -> Result<(Tensor, Tensor)> {
-        let part =
-            |t: &Tensor| t.f_narrow(2, columns.start - self.first, columns.end - columns.start);
+        let part = |t: &Tensor| t.f_narrow(2, columns.start - self.first, columns.end - columns.start);
         Ok((part(&self.k)?, part(&self.v)?))
     }
 }
@@ -160,7 +159,13 @@ fn spans(q: &Tensor, keys: &Keys, window: Option<i64>, first_pos: i64) -> Vec<Sp
 /// `c · tanh(q·k / (√s · c))`, −∞ where the key is hidden: scale, then soft-cap, then mask.
 ///
 /// `[batch, n_heads, query_pos, key_pos]` of one span.
-fn scores(q: &Tensor, keys: &Keys, window: Option<i64>, span: &Span, around: &Surroundings<'_>) -> Result<Tensor> {
+fn scores(
+    q: &Tensor,
+    keys: &Keys,
+    window: Option<i64>,
+    span: &Span,
+    around: &Surroundings<'_>,
+) -> Result<Tensor> {
     let config = around.config;
     let n = span.queries.end - span.queries.start;
     let q = q.f_narrow(1, span.queries.start - around.first_pos, n)?.f_transpose(1, 2)?;
@@ -234,7 +239,8 @@ fn mix_in_sight(
     let seen = hooks.at(HookPoint::AttnScores(l), whole)?;
     let spans = reaching(spans, &seen, &all, f64::NEG_INFINITY)?;
     let first = around.first_pos;
-    let patterns = spans.iter().map(|s| softmax(&part(&seen, s, first, &all)?)).collect::<Result<Vec<_>>>()?;
+    let patterns =
+        spans.iter().map(|s| softmax(&part(&seen, s, first, &all)?)).collect::<Result<Vec<_>>>()?;
     let pattern = self::whole(patterns, &spans, &all, 0.0)?;
     let pattern = hooks.at(HookPoint::AttnPattern(l), pattern)?;
     let spans = reaching(&spans, &pattern, &all, 0.0)?;

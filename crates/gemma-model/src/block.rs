@@ -37,10 +37,10 @@ impl Block {
         hooks: &mut HookSet<'_>,
     ) -> Result<Tensor> {
         let x = hooks.at(HookPoint::ResidPre(l), x)?;
-        self.from_resid_pre(x, l, around, cache, hooks)
+        self.after_resid_pre(x, l, around, cache, hooks)
     }
 
-    pub(crate) fn from_resid_pre(
+    pub(crate) fn after_resid_pre(
         &self,
         x: Tensor,
         l: LayerIdx,
@@ -56,10 +56,10 @@ impl Block {
         };
         let z = self.attn.mix(&q, &keys, self.window, l, around, hooks)?;
         let z = hooks.at(HookPoint::AttnZ(l), z)?; // [batch, pos, n_heads, d_head]
-        self.from_z(z, x, l, hooks)
+        self.after_z(z, x, l, hooks)
     }
 
-    pub(crate) fn from_z(
+    pub(crate) fn after_z(
         &self,
         z: Tensor,
         x: Tensor,
@@ -74,10 +74,10 @@ impl Block {
             hooks,
         )?;
         let attn = hooks.at(HookPoint::AttnOut(l), attn)?;
-        self.from_attn_out(attn, x, l, hooks)
+        self.after_attn_out(attn, x, l, hooks)
     }
 
-    pub(crate) fn from_attn_out(
+    pub(crate) fn after_attn_out(
         &self,
         attn: Tensor,
         x: Tensor,
@@ -85,17 +85,17 @@ impl Block {
         hooks: &mut HookSet<'_>,
     ) -> Result<Tensor> {
         let x = hooks.at(HookPoint::ResidMid(l), x.f_add(&attn)?)?;
-        self.from_resid_mid(x, l, hooks)
+        self.after_resid_mid(x, l, hooks)
     }
 
-    pub(crate) fn from_resid_mid(&self, x: Tensor, l: LayerIdx, hooks: &mut HookSet<'_>) -> Result<Tensor> {
+    pub(crate) fn after_resid_mid(&self, x: Tensor, l: LayerIdx, hooks: &mut HookSet<'_>) -> Result<Tensor> {
         let mlp_in = hooks.at(HookPoint::MlpIn(l), x.shallow_clone())?;
         let normed = self.ln2.forward(&mlp_in, HookPoint::Ln2Scale(l), HookPoint::Ln2Normalized(l), hooks)?;
-        self.from_mlp_norm(normed, x, l, hooks)
+        self.after_mlp_norm(normed, x, l, hooks)
     }
 
-    /// From the second norm's result, gain and cast included.
-    pub(crate) fn from_mlp_norm(
+    /// After the second norm: its result, gain and cast included.
+    pub(crate) fn after_mlp_norm(
         &self,
         normed: Tensor,
         x: Tensor,
@@ -103,10 +103,10 @@ impl Block {
         hooks: &mut HookSet<'_>,
     ) -> Result<Tensor> {
         let mlp = self.mlp.forward(&normed, l, hooks)?;
-        self.from_mlp(mlp, x, l, hooks)
+        self.after_mlp(mlp, x, l, hooks)
     }
 
-    pub(crate) fn from_mlp_post(
+    pub(crate) fn after_mlp_post(
         &self,
         post: Tensor,
         x: Tensor,
@@ -114,11 +114,11 @@ impl Block {
         hooks: &mut HookSet<'_>,
     ) -> Result<Tensor> {
         let mlp = self.mlp.down(&post)?;
-        self.from_mlp(mlp, x, l, hooks)
+        self.after_mlp(mlp, x, l, hooks)
     }
 
-    /// From the MLP's output, before its norm.
-    fn from_mlp(&self, mlp: Tensor, x: Tensor, l: LayerIdx, hooks: &mut HookSet<'_>) -> Result<Tensor> {
+    /// After the MLP, before its norm.
+    fn after_mlp(&self, mlp: Tensor, x: Tensor, l: LayerIdx, hooks: &mut HookSet<'_>) -> Result<Tensor> {
         let mlp = self.ln2_post.forward(
             &mlp,
             HookPoint::Ln2PostScale(l),
@@ -126,10 +126,10 @@ impl Block {
             hooks,
         )?;
         let mlp = hooks.at(HookPoint::MlpOut(l), mlp)?;
-        self.from_mlp_out(mlp, x, l, hooks)
+        self.after_mlp_out(mlp, x, l, hooks)
     }
 
-    pub(crate) fn from_mlp_out(
+    pub(crate) fn after_mlp_out(
         &self,
         mlp: Tensor,
         x: Tensor,

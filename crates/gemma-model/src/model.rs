@@ -77,7 +77,8 @@ impl Gemma2 {
     /// Loads a folder in the Hugging Face layout: `config.json` and safetensors, single or sharded, in F32, BF16 or F16.
     ///
     /// On the CPU, in the dtype in which they are stored, weights are mapped: the system reads those that are used, when
-    /// they are. A run that meets NaN or infinity among them for the first time ends with an error that names the tensor.
+    /// they are (so the files must stay as they are while the model lives: one that is cut short under a program ends it; one
+    /// that is replaced by renaming does no harm). A run that meets NaN or infinity among them for the first time ends with an error that names the tensor.
     /// Other weights are converted one tensor at a time.
     ///
     /// # Errors
@@ -169,7 +170,14 @@ impl Gemma2 {
         }
         let ln_final = RmsNorm { w: get("model.norm.weight".to_owned(), &[d_model])?, eps };
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        Ok(Self { config, embed, blocks, ln_final, id: NEXT_ID.fetch_add(1, Ordering::Relaxed), unread: RefCell::default() })
+        Ok(Self {
+            config,
+            embed,
+            blocks,
+            ln_final,
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            unread: RefCell::default(),
+        })
     }
 
     /// The configuration.
@@ -326,7 +334,8 @@ impl Gemma2 {
         // Positions count from each row's first token, as in a run of the whole.
         let positions = attended.as_ref().map(|attended| {
             let start = attended.f_to_kind(Kind::Int64)?.f_argmax(1, true)?; // the first of the largest
-            let columns = Tensor::f_arange_start(first, first + len, (Kind::Int64, device))?.f_unsqueeze(0)?;
+            let columns =
+                Tensor::f_arange_start(first, first + len, (Kind::Int64, device))?.f_unsqueeze(0)?;
             columns.f_sub(&start)?.f_clamp_min(0)
         });
         let positions = positions.transpose()?;
@@ -381,16 +390,16 @@ impl Gemma2 {
         self.read(Part::Block(start))?;
         let around = self.surroundings(tokens)?;
         let out = match site {
-            HookPoint::ResidPre(_) => block.from_resid_pre(act, l, &around, None, hooks),
-            HookPoint::AttnZ(_) => block.from_z(act, x, l, hooks),
-            HookPoint::AttnOut(_) => block.from_attn_out(act, x, l, hooks),
-            HookPoint::ResidMid(_) => block.from_resid_mid(act, l, hooks),
+            HookPoint::ResidPre(_) => block.after_resid_pre(act, l, &around, None, hooks),
+            HookPoint::AttnZ(_) => block.after_z(act, x, l, hooks),
+            HookPoint::AttnOut(_) => block.after_attn_out(act, x, l, hooks),
+            HookPoint::ResidMid(_) => block.after_resid_mid(act, l, hooks),
             HookPoint::Ln2Normalized(_) => {
                 let normed = block.ln2.gain(act, x.f_kind()?, true)?;
-                block.from_mlp_norm(normed, x, l, hooks)
+                block.after_mlp_norm(normed, x, l, hooks)
             }
-            HookPoint::MlpPost(_) => block.from_mlp_post(act, x, l, hooks),
-            HookPoint::MlpOut(_) => block.from_mlp_out(act, x, l, hooks),
+            HookPoint::MlpPost(_) => block.after_mlp_post(act, x, l, hooks),
+            HookPoint::MlpOut(_) => block.after_mlp_out(act, x, l, hooks),
             _ => Err(HookError::NoResume(site).into()),
         };
         self.run_blocks(&out?, tokens, start + 1..end, hooks)
@@ -416,7 +425,9 @@ impl Gemma2 {
         let rows = self.embed.f_narrow(0, vocab.start as i64, vocab.len() as i64)?;
         let mut logits = linear(normed, &rows)?; // [batch, pos, vocab]
         match self.config.final_softcap {
-            Some(cap) if logits.requires_grad() => Ok(logits.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?),
+            Some(cap) if logits.requires_grad() => {
+                Ok(logits.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?)
+            }
             Some(cap) => Ok(logits.f_div_scalar_(cap)?.f_tanh_()?.f_mul_scalar_(cap)?),
             None => Ok(logits),
         }

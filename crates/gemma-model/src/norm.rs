@@ -35,7 +35,8 @@ impl RmsNorm {
     /// `normalized · (1 + w)` as `kind`. What somebody has seen is not overwritten.
     pub(crate) fn gain(&self, mut normalized: Tensor, kind: Kind, seen: bool) -> Result<Tensor> {
         let gain = self.w.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?;
-        let y = if seen || gain.requires_grad() { normalized.f_mul(&gain)? } else { normalized.f_mul_(&gain)? };
+        let y =
+            if seen || gain.requires_grad() { normalized.f_mul(&gain)? } else { normalized.f_mul_(&gain)? };
         Ok(y.f_to_kind(kind)?)
     }
 }

@@ -41,7 +41,8 @@ impl Rope {
     /// place, and `a - b` is `a + (-b)` to the last bit.
     pub(crate) fn rotate(&self, x: &Tensor) -> Result<Tensor> {
         let half = x.size().last().copied().unwrap_or(0) / 2;
-        let halves = |t: &Tensor| Ok::<_, tch::TchError>((t.f_narrow(-1, 0, half)?, t.f_narrow(-1, half, half)?));
+        let halves =
+            |t: &Tensor| Ok::<_, tch::TchError>((t.f_narrow(-1, 0, half)?, t.f_narrow(-1, half, half)?));
         let (x1, x2) = halves(x)?;
         let (sin1, sin2) = halves(&self.sin)?;
         let rotated = x.f_mul(&self.cos)?;

@@ -80,7 +80,8 @@ pub fn only_within(
     expect_positions(at.site)?;
     let len = act.size().get(1).copied().unwrap_or(0);
     // In a plain run the set must be the run's own, no longer one.
-    let mask = if at.first_pos == 0 { positions.whole(len)? } else { positions.columns(at.first_pos, len)? };
+    let mask =
+        if at.first_pos == 0 { positions.whole(len)? } else { positions.columns(at.first_pos, len)? };
     only_at(&mask, at.site, act, edited)
 }
 

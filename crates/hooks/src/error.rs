@@ -51,8 +51,10 @@ pub enum HookError {
         source: BoxError,
     },
     /// A site at which no run can begin again.
-    #[error("no run can begin at `{0}`: only at hook_embed, hook_resid_pre, attn.hook_z, hook_attn_out, hook_resid_mid, \
-             ln2.hook_normalized, mlp.hook_post, hook_mlp_out and hook_resid_post")]
+    #[error(
+        "no run can begin at `{0}`: only at hook_embed, hook_resid_pre, attn.hook_z, hook_attn_out, hook_resid_mid, \
+             ln2.hook_normalized, mlp.hook_post, hook_mlp_out and hook_resid_post"
+    )]
     NoResume(HookPoint),
     /// A site that a cache does not hold.
     #[error("`{0}` was not captured")]

@@ -58,7 +58,8 @@ impl TokenBatch {
         if let Some(i) = documents.iter().position(Vec::is_empty) {
             return Err(HookError::Tokens(format!("document {i} has no tokens")));
         }
-        let numbered = documents.iter().enumerate().flat_map(|(i, ids)| ids.iter().map(move |id| (*id, i as i64)));
+        let numbered =
+            documents.iter().enumerate().flat_map(|(i, ids)| ids.iter().map(move |id| (*id, i as i64)));
         let all: Vec<(i64, i64)> = numbered.collect();
         // All rows are as wide as the context, unless one row is all there is.
         let width = if all.len() < ctx { all.len() } else { ctx };
@@ -92,7 +93,8 @@ impl TokenBatch {
     /// # Errors
     /// libtorch's.
     pub fn across_documents(mut self) -> Result<Self> {
-        let mask = self.attended.as_ref().map(|mask| Vec::<Vec<i64>>::try_from(&mask.f_to_kind(Kind::Int64)?));
+        let mask =
+            self.attended.as_ref().map(|mask| Vec::<Vec<i64>>::try_from(&mask.f_to_kind(Kind::Int64)?));
         self.documents = None;
         self.positions =
             positions_of(self.rows.len(), self.pos() as usize, mask.transpose()?.as_deref(), None)?
@@ -262,7 +264,6 @@ impl TokenBatch {
     }
 }
 
-
 #[derive(Debug, Clone, Copy)]
 enum Side {
     Left,
@@ -276,7 +277,10 @@ fn on_device(tensor: Option<&Tensor>, device: Device) -> Result<Option<Tensor>> 
 fn check_documents(documents: &[Vec<i64>], batch: usize, pos: usize) -> Result<()> {
     let bad = |problem: String| Err(HookError::Tokens(problem));
     if documents.len() != batch {
-        return bad(format!("there are document numbers for {} rows, but {batch} sequences", documents.len()));
+        return bad(format!(
+            "there are document numbers for {} rows, but {batch} sequences",
+            documents.len()
+        ));
     }
     for (i, row) in documents.iter().enumerate() {
         if row.len() != pos {

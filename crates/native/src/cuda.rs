@@ -23,7 +23,9 @@ fn load() -> Result<(), String> {
         // It must outlive every tensor: it stays for good.
         Ok(library) => std::mem::forget(library),
         Err(error) => {
-            return Err(one_line(&format!("this libtorch has no CUDA, or it is not on the loader's path ({error})")));
+            return Err(one_line(&format!(
+                "this libtorch has no CUDA, or it is not on the loader's path ({error})"
+            )));
         }
     }
     if tch::Cuda::is_available() {

@@ -24,7 +24,10 @@ pub fn linear_few_rows(x: &Tensor, w: &Tensor) -> Result<Option<Tensor>, TchErro
     let (&[rows, d_in], &[d_out, width]) = (&x.size()[..], &w.size()[..]) else { return Ok(None) };
     let kind = x.f_kind()?;
     let plain = |t: &Tensor| {
-        t.device() == Device::Cpu && t.f_kind().is_ok_and(|k| k == kind) && t.is_contiguous() && !t.requires_grad()
+        t.device() == Device::Cpu
+            && t.f_kind().is_ok_and(|k| k == kind)
+            && t.is_contiguous()
+            && !t.requires_grad()
     };
     let fits = (1..=most_rows(kind)).contains(&rows) && d_in == width && d_in > 0 && d_out > 0;
     if !fits || !plain(x) || !plain(w) {
@@ -37,14 +40,22 @@ pub fn linear_few_rows(x: &Tensor, w: &Tensor) -> Result<Option<Tensor>, TchErro
             // SAFETY: `x`, `w` and `out` are contiguous float32 tensors on the CPU of exactly these numbers of elements
             // (checked above), alive for this call; `out` is new, so nobody else refers to its memory.
             let (x, w, out) = unsafe {
-                (slice::<f32>(x, rows * d_in), slice::<f32>(w, d_out * d_in), slice_mut::<f32>(&out, d_out * rows))
+                (
+                    slice::<f32>(x, rows * d_in),
+                    slice::<f32>(w, d_out * d_in),
+                    slice_mut::<f32>(&out, d_out * rows),
+                )
             };
             multiply(x, w, out, rows, d_in);
         }
         Kind::BFloat16 => {
             // SAFETY: as above, with bfloat16, which `bf16` is bit for bit.
             let (x, w, out) = unsafe {
-                (slice::<bf16>(x, rows * d_in), slice::<bf16>(w, d_out * d_in), slice_mut::<bf16>(&out, d_out * rows))
+                (
+                    slice::<bf16>(x, rows * d_in),
+                    slice::<bf16>(w, d_out * d_in),
+                    slice_mut::<bf16>(&out, d_out * rows),
+                )
             };
             let x: Vec<f32> = x.iter().map(|v| v.to_f32()).collect();
             multiply(&x, w, out, rows, d_in);

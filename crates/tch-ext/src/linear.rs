@@ -46,9 +46,16 @@ pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
 
 /// oneDNN returns a tensor of its own kind, and the copy of it back is the result. Of a large product that copy is made
 /// slice by slice, so that it is never there twice.
+///
+/// For fewer than 24 rows it would first put the weights into another order; rows of zeros that nobody looks at are cheaper.
 fn by_onednn(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     const MOST_AT_A_TIME: i64 = 1 << 24;
+    const FEWEST_ROWS: i64 = 24;
     let (rows, d_out) = (x.size()[0], w.size()[0]);
+    if rows < FEWEST_ROWS {
+        let padded = x.f_pad([0, 0, 0, FEWEST_ROWS - rows], "constant", None)?;
+        return Ok(by_onednn(&padded, w)?.f_narrow(0, 0, rows)?);
+    }
     let x = x.f_to_mkldnn(None)?;
     let product = |w: &Tensor| x.f_mkldnn_linear(w, None::<Tensor>)?.f_to_dense(None, false);
     if rows * d_out <= MOST_AT_A_TIME {

@@ -159,7 +159,12 @@ impl SafetensorsFile {
         };
         let io = |source| TensorError::Io { file: self.name.clone(), source };
         self.reader.seek(SeekFrom::Start(self.data_start + start as u64)).map_err(io)?;
-        let mut bytes = vec![0; end - start];
+        let mut bytes = Vec::new();
+        if bytes.try_reserve_exact(end - start).is_err() {
+            let what = format!("{}: {tensor}", self.name);
+            return Err(TensorError::Memory { what, bytes: (end - start) as u64 });
+        }
+        bytes.resize(end - start, 0);
         self.reader.read_exact(&mut bytes).map_err(io)?;
         // A tensor without elements may still have sizes whose product no index holds: libtorch refuses it.
         Tensor::f_from_data_size(&bytes, &shape, kind).map_err(|e| {

@@ -27,7 +27,10 @@ type Progress = Box<dyn FnMut(u64, u64) + Send>;
 
 impl fmt::Debug for WeightSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WeightSource").field("name", &self.name).field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("WeightSource")
+            .field("name", &self.name)
+            .field("files", &self.files)
+            .finish_non_exhaustive()
     }
 }
 
@@ -79,7 +82,14 @@ impl WeightSource {
                 }
             }
         }
-        Ok(Self { name: name.to_owned(), files, tensors, taken: BTreeSet::new(), progress: None, bytes_taken: 0 })
+        Ok(Self {
+            name: name.to_owned(),
+            files,
+            tensors,
+            taken: BTreeSet::new(),
+            progress: None,
+            bytes_taken: 0,
+        })
     }
 
     /// Calls `progress(bytes taken, bytes in all)` after each tensor, as the files count them.

@@ -11,7 +11,7 @@ mod work;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 use gemma_scope::tensors::{keep_freed_memory, open_device, parse_device, parse_kind};
 
@@ -25,8 +25,10 @@ enum What {
     Context,
     /// Greedy generation with a cache.
     Generate,
-    /// Reading a `params.npz`, or with `--checkpoint` a whole model.
+    /// Reading a `params.npz`.
     Load,
+    /// Reading the model of `--checkpoint`.
+    LoadModel,
     /// Encode, decode and forward of a JumpReLU SAE.
     Sae,
 }
@@ -81,10 +83,10 @@ fn main() -> Result<()> {
         What::Forward => forward::run(flags.layers, flags.seq, on),
         What::Context => forward::context(flags.layers, flags.seq, on),
         What::Generate => generate::run(flags.layers, flags.tokens, flags.sequences, on),
-        What::Load => match &flags.checkpoint {
-            Some(folder) => load::checkpoint(folder, on),
-            None => load::npz(flags.width),
-        },
+        What::Load => load::npz(flags.width),
+        What::LoadModel => {
+            load::checkpoint(&flags.checkpoint.context("load-model needs --checkpoint DIR")?, on)
+        }
         What::Sae => sae::run(flags.batch, flags.width, flags.l0),
     }
 }

@@ -10,7 +10,8 @@ use gemma_scope::{
 
 use crate::{args::ModelArgs, output::say, text::TextArgs};
 
-/// Runs a model once and writes named activations, float32, in TransformerLens' shapes.
+/// Runs a model once and writes named activations, float32, in TransformerLens' shapes. Shorter texts are padded on the
+/// right; then, and where a file of tokens has padding, `attention_mask` is written too.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  gemma-scope activations --text \"The ship sailed.\" --hooks \"blocks.*.hook_resid_post,logits\" \
@@ -66,6 +67,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     for (site, act) in cache.iter() {
         found.push((site.to_string(), act.shallow_clone()));
+    }
+    // What stands at padding means nothing: the file says where that is.
+    if let Some(attended) = tokens.attended() {
+        found.push(("attention_mask".to_owned(), attended.shallow_clone()));
     }
     let found: Vec<(String, Tensor)> =
         found.into_iter().map(|(name, t)| Ok((name, t.f_to_kind(Kind::Float)?))).collect::<Result<_>>()?;

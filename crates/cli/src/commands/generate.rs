@@ -10,7 +10,7 @@ use gemma_scope::{
     hooks::{HookSet, edit},
     load::{LoadedModel, LoadedSae, load_sae},
     model::{GenerateOptions, Generation, Role, Sampling, Turn},
-    sae::{FeatureId, SaeExt as _, Splice},
+    sae::{FeatureId, SaeExt as _, SparseAutoencoder as _, Splice},
 };
 use serde_json::json;
 
@@ -25,7 +25,8 @@ use crate::{
                         gemma-scope generate --prompt \"The captain\" --steer tiny:120:8 --temperature 0.8 --top-p 0.9 --seed 1\n  \
                         gemma-scope generate --model google/gemma-2-2b-it --chat --prompt \"What is a whale?\"")]
 pub(crate) struct Args {
-    /// The text to go on with. Several are run side by side and printed when all have ended.
+    /// The text to go on with. Several are run side by side and printed when all have ended; each draws its own tokens, by
+    /// its place.
     #[arg(long, value_name = "T", required = true)]
     prompt: Vec<String>,
     #[command(flatten)]
@@ -42,18 +43,18 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_tokens: usize,
     /// 0 takes the likeliest token each time.
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f64,
     /// Draws from the K likeliest tokens alone.
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Draws from the likeliest tokens that together have this probability.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f64>,
     /// Draws from the tokens at least this many times as likely as the likeliest.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f64>,
-    /// Also ends at this token, given as its text (like `<end_of_turn>`). Repeatable.
+    /// Also ends at this token, given as its text (like `<end_of_turn>`); it is the last one written. Repeatable.
     #[arg(long, value_name = "TOKEN")]
     stop: Vec<String>,
     /// Puts the prompt into the template of the -it models, as the user's turn.
@@ -110,7 +111,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "--top-k, --top-p and --min-p change nothing at temperature 0: give a --temperature"
     );
     let model = args.model.load()?;
-    let tokenizer = model.tokenizer()?;
+    let tokenizer =
+        model.tokenizer().ok().with_context(|| format!("{} has no tokenizer.json", model.name))?;
     let encode = |text: &String| {
         let encoded = match args.chat {
             true => tokenizer.encode_chat(&[Turn { role: Role::User, text }]),
@@ -126,24 +128,26 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         min_p: args.min_p,
         seed: args.model.seed,
     };
-    let options = GenerateOptions { max_new_tokens: args.max_tokens, sampling, stop: Some(stops(args, &model)?) };
+    let options =
+        GenerateOptions { max_new_tokens: args.max_tokens, sampling, stop: Some(stops(args, &model)?) };
     let mut generation = Generation::new(&model.model, &prompts, options)?;
     let saes = Saes::load(args)?;
     let mut hooks = HookSet::new();
     for steer in &args.steer {
         let sae = saes.get(&steer.latent.sae)?;
+        fits(sae, &model).context("--steer")?;
         let direction = sae.sae.direction(FeatureId(steer.latent.latent)).context("--steer")?;
         // At attention's site the SAE's width is heads times their width.
         let shape = sae.site.shape(&model.model.config().dims, 1, 1);
-        let direction = direction.f_reshape(shape.get(2..).unwrap_or_default()).with_context(|| {
-            format!("--steer {}: an SAE of width {} does not fit `{}`", sae.id, direction.numel(), sae.site)
-        })?;
+        let direction = direction.f_reshape(shape.get(2..).unwrap_or_default())?;
         let positions = args.positions.positions.over(generation.prompt())?;
         hooks.on(sae.site, edit::add(direction, steer.strength).at(positions));
     }
     for ablate in &args.ablate {
         let sae = saes.get(&ablate.sae)?;
-        let splice = Splice::reconstruction(&sae.sae).clamp(FeatureId(ablate.latent), 0.0).context("--ablate")?;
+        fits(sae, &model).context("--ablate")?;
+        let splice =
+            Splice::reconstruction(&sae.sae).clamp(FeatureId(ablate.latent), 0.0).context("--ablate")?;
         let positions = args.positions.positions.over(generation.prompt())?;
         hooks.on(sae.site, splice.keep_error().at(positions));
     }
@@ -189,13 +193,38 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         note(&format!("{written} tokens, {:.1} a second", written as f64 / seconds));
     }
     if let Some(path) = &args.json {
-        let of = |((text, ids), (new, written)): ((&String, &Vec<i64>), &(Vec<i64>, String))| {
-            json!({ "prompt": text, "prompt_ids": ids, "ids": new, "text": written })
-        };
-        let all: Vec<_> = args.prompt.iter().zip(&prompts).zip(&rows).map(of).collect();
-        write_json(path, &json!({ "model": model.name, "dtype": args.model.dtype(), "seed": args.model.seed, "rows": all }))?;
+        let mut all = Vec::new();
+        for ((text, ids), (new, written)) in args.prompt.iter().zip(&prompts).zip(&rows) {
+            all.push(json!({ "prompt": text, "prompt_ids": ids, "ids": new, "text": written }));
+        }
+        let steered =
+            args.steer.iter().map(|s| format!("{}:{}:{}", s.latent.sae, s.latent.latent, s.strength));
+        let ablated = args.ablate.iter().map(|a| format!("{}:{}", a.sae, a.latent));
+        let settings = json!({
+            "max_tokens": args.max_tokens, "temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p,
+            "min_p": args.min_p, "seed": args.model.seed, "stop": args.stop, "chat": args.chat,
+            "steer": steered.collect::<Vec<_>>(), "ablate": ablated.collect::<Vec<_>>(),
+            "positions": args.positions.positions.to_string(), "dtype": args.model.dtype(),
+            "version": env!("CARGO_PKG_VERSION"),
+        });
+        write_json(path, &json!({ "model": model.name, "settings": settings, "rows": all }))?;
         note(&format!("wrote {}", path.display()));
     }
+    Ok(())
+}
+
+/// An SAE that reads and writes what the model has at its site.
+fn fits(sae: &LoadedSae, model: &LoadedModel) -> Result<()> {
+    let dims = &model.model.config().dims;
+    HookSet::new().on(sae.site, edit::zero()).check(dims)?;
+    let width: i64 = sae.site.shape(dims, 1, 1).iter().skip(2).product();
+    let (d_in, d_out) = (sae.sae.d_in(), sae.sae.d_out());
+    ensure!(
+        (d_in, d_out) == (width, width),
+        "{} reads {d_in} numbers a token and writes {d_out}, but `{}` of this model has {width}",
+        sae.id,
+        sae.site
+    );
     Ok(())
 }
 

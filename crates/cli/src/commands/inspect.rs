@@ -28,6 +28,8 @@ pub(crate) struct Args {
 
 /// Inspects.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    // It is only read here, but a device that is not there is no less an error.
+    let _device = args.machine.device()?;
     let _no_grad = tch::no_grad_guard();
     let facts = facts(args)?;
     if args.json {

@@ -9,5 +9,6 @@
 
 mod command;
 mod faithful;
+mod generate;
 mod hub;
 mod refuses;

@@ -38,7 +38,9 @@ fn as_a_naive_log_softmax() {
 #[test]
 fn slices_do_not_matter() {
     let tokens = toy_batch();
-    for (d_vocab, slices) in [(30, vec![30]), (349_525, vec![349_525]), (700_000, vec![349_525, 349_525, 950])] {
+    for (d_vocab, slices) in
+        [(30, vec![30]), (349_525, vec![349_525]), (700_000, vec![349_525, 349_525, 950])]
+    {
         let model = Counting::new(ToyModel::new(1, 3, d_vocab, 1));
         let resid = model.residual(&tokens, 1, &mut HookSet::new()).unwrap();
         let got = loss_per_token(&model, &resid, &tokens, &mut HookSet::new()).unwrap();

@@ -2,8 +2,8 @@
 
 use gemma_model::{Gemma2, Gemma2Config, KvCache, LayerKind, ModelError};
 use hooks::{
-    ActivationCache, BoxError, Hook, HookPoint, HookSet, HookedModelExt as _, LayerIdx, Positions, TokenBatch,
-    Visit, edit, observe,
+    ActivationCache, BoxError, Hook, HookPoint, HookSet, HookedModelExt as _, LayerIdx, Positions,
+    TokenBatch, Visit, edit, observe,
 };
 use proptest::prelude::*;
 use tch::{Kind, Tensor};

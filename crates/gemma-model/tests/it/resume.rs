@@ -178,9 +178,8 @@ fn shapes_and_dtypes_that_the_site_does_not_have_are_refused() {
         // What enters a block as it is is called the residual.
         let enters = matches!(site, HookPoint::Embed | HookPoint::ResidPost(_));
         let name = if enters { "residual".to_owned() } else { site.to_string() };
-        let mut resume = |act: &Tensor, stream: &Tensor| {
-            run.model.resume(site, act, stream, &run.tokens, n_layers, none)
-        };
+        let mut resume =
+            |act: &Tensor, stream: &Tensor| run.model.resume(site, act, stream, &run.tokens, n_layers, none);
         for bad in [
             own.unsqueeze(0),
             own.narrow(0, 0, 1),

@@ -78,11 +78,8 @@ fn naive(
     sees: impl Fn(usize, usize) -> bool,
 ) -> Vec<Vec<Vec<f64>>> {
     let of = |site| plain(acts.get(site).unwrap());
-    let (q, k, v) = (
-        of(site(HookPoint::AttnRotQ, l)),
-        of(site(HookPoint::AttnRotK, l)),
-        of(site(HookPoint::AttnV, l)),
-    );
+    let (q, k, v) =
+        (of(site(HookPoint::AttnRotQ, l)), of(site(HookPoint::AttnRotK, l)), of(site(HookPoint::AttnV, l)));
     let group = config.dims.n_heads / config.dims.n_kv_heads;
     let cap = config.attn_softcap.unwrap();
     let scale = config.query_pre_attn_scalar.sqrt().recip();

@@ -1,8 +1,8 @@
 //! A sequence that a model sees in pieces, as in generation: hooks make of it what they make of the whole.
 
 use hooks::{
-    ActivationCache, BoxError, Hook, HookPoint, HookSet, HookedModelExt as _, LayerIdx, Positions, TokenBatch,
-    Visit, edit,
+    ActivationCache, BoxError, Hook, HookPoint, HookSet, HookedModelExt as _, LayerIdx, Positions,
+    TokenBatch, Visit, edit,
 };
 use proptest::prelude::*;
 use tch::Tensor;

@@ -19,15 +19,3 @@ fn a_product_at_the_edge_of_one_slice() {
         assert_product(&format!("{d_out} outputs"), &noise(&[64, 8], 2), &noise(&[d_out, 8], 1));
     }
 }
-
-/// So many rows that a slice would be narrower than the narrowest, and fewer outputs than that.
-#[test]
-#[ignore = "takes seven gigabytes"]
-fn many_rows_of_few_outputs() {
-    let (rows, d_in, d_out) = ((1 << 24) / 63 + 1, 2081, 63);
-    let on = (Kind::Float, Device::Cpu);
-    let x = Tensor::ones([1, 1], on).expand([rows, d_in], false);
-    let product = linear(&x, &Tensor::ones([d_out, d_in], on));
-    // Whole numbers of this size are exact.
-    assert!(product.unwrap().eq(d_in as f64).all().int64_value(&[]) == 1);
-}

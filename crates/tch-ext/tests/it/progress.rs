@@ -34,8 +34,11 @@ fn sharded() -> tempfile::TempDir {
     folder
 }
 
+/// Bytes taken and bytes in all, call by call.
+type Calls = Arc<Mutex<Vec<(u64, u64)>>>;
+
 /// A source of the shards, and what it tells of its progress.
-fn watched() -> (tempfile::TempDir, WeightSource, Arc<Mutex<Vec<(u64, u64)>>>) {
+fn watched() -> (tempfile::TempDir, WeightSource, Calls) {
     let (folder, told) = (sharded(), Arc::<Mutex<Vec<_>>>::default());
     let notes = Arc::clone(&told);
     let source = WeightSource::open_folder(folder.path()).unwrap();
