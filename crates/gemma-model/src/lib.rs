@@ -24,7 +24,6 @@ mod generate;
 mod hf_config;
 mod init;
 mod kv_cache;
-mod lean;
 mod mask;
 mod mlp;
 mod model;

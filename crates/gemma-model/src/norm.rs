@@ -1,7 +1,7 @@
 use hooks::{HookPoint, HookSet};
 use tch::{Kind, Tensor};
 
-use crate::{Result, lean::unseen};
+use crate::Result;
 
 /// `y = x / √(mean(x²) + ε) · (1 + w)`: Gemma stores the gain as its distance from one.
 #[derive(Debug)]
@@ -28,15 +28,14 @@ impl RmsNorm {
         let mean_square = x.f_square()?.f_mean_dim(-1, true, Kind::Float)?;
         let scale = hooks.at(scale_site, mean_square.f_add_scalar(self.eps)?.f_sqrt()?)?; // [batch, pos, 1]
         let normalized = hooks.at(normalized_site, x.f_div(&scale)?)?;
-        let seen = !unseen(&normalized, normalized_site, hooks);
-        self.gain(normalized, kind, seen)
+        self.gain(normalized, kind, hooks.wants(normalized_site))
     }
 
-    /// `normalized · (1 + w)` as `kind`. What somebody has seen is not overwritten.
+    /// `normalized · (1 + w)` as `kind`, in the same memory where nobody has seen it and no gradient asks for it.
     pub(crate) fn gain(&self, mut normalized: Tensor, kind: Kind, seen: bool) -> Result<Tensor> {
         let gain = self.w.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?;
-        let y =
-            if seen || gain.requires_grad() { normalized.f_mul(&gain)? } else { normalized.f_mul_(&gain)? };
+        let kept = seen || normalized.requires_grad() || gain.requires_grad();
+        let y = if kept { normalized.f_mul(&gain)? } else { normalized.f_mul_(&gain)? };
         Ok(y.f_to_kind(kind)?)
     }
 }

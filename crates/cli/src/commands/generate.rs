@@ -80,7 +80,7 @@ impl FromStr for Steer {
         let (latent, strength) = text.rsplit_once(':').ok_or_else(bad)?;
         let strength: f64 = strength.parse().map_err(|_| bad())?;
         if !strength.is_finite() {
-            return Err(bad());
+            return Err(format!("the strength in `{text}` must be finite"));
         }
         Ok(Self { latent: latent.parse().map_err(|_| bad())?, strength })
     }
@@ -251,7 +251,10 @@ impl Saes {
         let mut saes: Vec<(String, LoadedSae)> = Vec::new();
         for name in args.steer.iter().map(|s| &s.latent.sae).chain(args.ablate.iter().map(|a| &a.sae)) {
             if saes.iter().all(|(known, _)| known != name) {
-                saes.push((name.clone(), load_sae(name, None, device, || machine.hub())?));
+                saes.push((
+                    name.clone(),
+                    load_sae(name, None, device, || machine.hub()).context("--steer or --ablate")?,
+                ));
             }
         }
         Ok(Self(saes))

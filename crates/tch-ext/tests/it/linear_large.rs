@@ -1,8 +1,5 @@
 //! Products so large that their copy out of oneDNN is made slice by slice.
 
-use tch::{Device, Kind, Tensor};
-use tch_ext::linear;
-
 use crate::{common::noise, linear::assert_product};
 
 #[test]
