@@ -78,7 +78,9 @@ impl Attention {
         let q = hooks.at(HookPoint::AttnQ(l), heads(x, &self.w_q, around)?)?;
         let k = hooks.at(HookPoint::AttnK(l), heads(x, &self.w_k, around)?)?;
         let v = hooks.at(HookPoint::AttnV(l), heads(x, &self.w_v, around)?)?;
-        let q = hooks.at(HookPoint::AttnRotQ(l), around.rope.rotate(&q)?)?;
+        let turned = around.rope.rotate(&q)?;
+        drop(q);
+        let q = hooks.at(HookPoint::AttnRotQ(l), turned)?;
         let k = hooks.at(HookPoint::AttnRotK(l), around.rope.rotate(&k)?)?;
         Ok((q, k, v))
     }

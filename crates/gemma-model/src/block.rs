@@ -50,6 +50,7 @@ impl Block {
     ) -> Result<Tensor> {
         let normed = self.ln1.forward(&x, HookPoint::Ln1Scale(l), HookPoint::Ln1Normalized(l), hooks)?;
         let (q, k, v) = self.attn.queries_keys_values(&normed, l, around, hooks)?;
+        drop(normed);
         let keys = match cache {
             None => Keys::of(&k, &v, around.first_pos)?,
             Some(cache) => cache.append(&k, &v)?,
@@ -103,6 +104,7 @@ impl Block {
         hooks: &mut HookSet<'_>,
     ) -> Result<Tensor> {
         let mlp = self.mlp.forward(&normed, l, hooks)?;
+        drop(normed);
         self.after_mlp(mlp, x, l, hooks)
     }
 
