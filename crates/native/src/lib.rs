@@ -3,7 +3,9 @@
 mod allocator;
 mod cuda;
 mod few_rows;
+mod fill;
 
 pub use allocator::keep_freed_memory;
 pub use cuda::load_cuda;
 pub use few_rows::{linear_few_rows, most_rows};
+pub use fill::filled;

@@ -58,6 +58,20 @@ pub enum TensorError {
         /// The dtype found.
         got: String,
     },
+    /// Rows or columns that a tensor does not have.
+    #[error("`{what}` has {size} {axis}: {start} to {end} are not among them")]
+    Range {
+        /// The tensor, with its file where there is one.
+        what: String,
+        /// Of what.
+        axis: &'static str,
+        /// The first that was asked for.
+        start: i64,
+        /// The one behind the last.
+        end: i64,
+        /// How many there are.
+        size: i64,
+    },
     /// A tensor that holds NaN or infinity.
     #[error("`{what}` holds {count} NaN or infinite value{}", if *count == 1 { "" } else { "s" })]
     NotFinite {

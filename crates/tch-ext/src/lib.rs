@@ -11,6 +11,7 @@ mod npy;
 mod npz;
 mod safetensors;
 mod shape;
+mod stored;
 mod weights;
 
 pub use atomic::write_atomically;
@@ -21,4 +22,5 @@ pub use native::keep_freed_memory;
 pub use npz::{NpzFile, write_npz};
 pub use safetensors::{SafetensorsFile, TensorInfo, write_safetensors};
 pub use shape::{expect_finite, expect_kind, expect_shape};
+pub use stored::Stored;
 pub use weights::{Unread, WeightSource};

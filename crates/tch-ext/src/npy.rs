@@ -7,6 +7,9 @@ use crate::{Result, TensorError};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 
+/// What the header of an array takes at most. NumPy itself reads none that is longer than 10,000 bytes.
+pub(crate) const MAX_HEADER: u64 = 1 << 16;
+
 /// What the header of an array says, and where its data begin.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -16,19 +19,28 @@ pub(crate) struct Header {
     pub(crate) data_start: usize,
 }
 
+impl Header {
+    /// Checks that the array takes just the bytes that there are.
+    pub(crate) fn check_length(&self, file: &str, there: u64) -> Result<()> {
+        let element = self.kind.elt_size_in_bytes() as u64;
+        let sizes = self.shape.iter().map(|size| u64::try_from(*size).ok());
+        let wanted = sizes
+            .into_iter()
+            .try_fold(element, |n, size| n.checked_mul(size?))
+            .ok_or_else(|| TensorError::format(file, format!("a shape of {:?} is too large", self.shape)))?;
+        if there == wanted {
+            return Ok(());
+        }
+        let problem = format!("shape {:?} needs {wanted} bytes, but {there} are there", self.shape);
+        Err(TensorError::format(file, problem))
+    }
+}
+
 /// Makes a tensor of the bytes of a `.npy` file, which must hold the array and nothing after it.
 pub(crate) fn parse(file: &str, bytes: &[u8]) -> Result<Tensor> {
     let header = parse_header(file, bytes)?;
     let data = bytes.get(header.data_start..).unwrap_or_default();
-    let wanted = header
-        .shape
-        .iter()
-        .try_fold(header.kind.elt_size_in_bytes(), |n, &s| n.checked_mul(usize::try_from(s).ok()?))
-        .ok_or_else(|| TensorError::format(file, format!("a shape of {:?} is too large", header.shape)))?;
-    if data.len() != wanted {
-        let problem = format!("shape {:?} needs {wanted} bytes, but {} are there", header.shape, data.len());
-        return Err(TensorError::format(file, problem));
-    }
+    header.check_length(file, data.len() as u64)?;
     // An array without elements may still have sizes whose product no index holds: libtorch refuses it.
     let refused = |e: TchError| TensorError::format(file, TensorError::from(e).to_string());
     if !header.fortran_order {

@@ -4,12 +4,19 @@ use std::{
     fs::File,
     io::{BufReader, Cursor, Read, Seek, SeekFrom, Write as _},
     path::Path,
+    sync::Arc,
 };
 
+use crc32fast::Hasher;
 use tch::Tensor;
 use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
-use crate::{Result, TensorError, expect_finite, npy, safetensors::bytes_of, write_atomically};
+use crate::{
+    Result, Stored, TensorError, expect_finite, npy,
+    safetensors::bytes_of,
+    stored::{Checksum, InFile, read_exact_at},
+    write_atomically,
+};
 
 /// A deflated member larger than this is refused when it also expands more than [`MAX_EXPANSION`]-fold: weights hardly
 /// compress, so such a member is a zip bomb. Smaller ones (a bias of zeros) may expand as they like.
@@ -25,6 +32,8 @@ impl<T: Read + Seek + Send> ReadSeek for T {}
 /// a failed checksum.
 pub struct NpzFile {
     name: String,
+    /// The open file, if it is one: what is read later is what was checked, whatever stands at its path by now.
+    file: Option<Arc<File>>,
     archive: ZipArchive<Box<dyn ReadSeek>>,
     /// Bytes of the whole archive.
     length: u64,
@@ -38,7 +47,9 @@ impl NpzFile {
     /// The system's; [`TensorError::Format`] for what is no archive, or holds a name twice.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| TensorError::io(path, e))?;
-        Self::from_reader(&path.display().to_string(), Box::new(BufReader::new(file)))
+        let again = file.try_clone().map_err(|e| TensorError::io(path, e))?;
+        let opened = Self::from_reader(&path.display().to_string(), Box::new(BufReader::new(file)))?;
+        Ok(Self { file: Some(Arc::new(again)), ..opened })
     }
 
     /// Reads an archive that is already in memory; `name` stands for it in errors.
@@ -72,7 +83,7 @@ impl NpzFile {
             }
             members.insert(array.to_owned(), index);
         }
-        Ok(Self { name: name.to_owned(), archive, length, members })
+        Ok(Self { name: name.to_owned(), file: None, archive, length, members })
     }
 
     /// The path, or the name given.
@@ -90,10 +101,21 @@ impl NpzFile {
     /// # Errors
     /// [`TensorError::Missing`]; [`TensorError::Format`] for a damaged or lying member; [`TensorError::NotFinite`].
     pub fn read(&mut self, array: &str) -> Result<Tensor> {
+        let what = format!("{}: {array}", self.name);
+        let tensor = match self.in_file(array, &what)? {
+            Some(stored) => stored.read()?,
+            None => self.unpack(array, &what)?,
+        };
+        if tensor.is_floating_point() {
+            expect_finite(&what, &tensor)?;
+        }
+        Ok(tensor)
+    }
+
+    fn unpack(&mut self, array: &str, what: &str) -> Result<Tensor> {
         let missing = || TensorError::Missing { file: self.name.clone(), name: array.to_owned() };
         let index = *self.members.get(array).ok_or_else(missing)?;
-        let what = format!("{}: {array}", self.name);
-        let bad = |problem: String| TensorError::format(what.clone(), problem);
+        let bad = |problem: String| TensorError::format(what, problem);
         let member = self.archive.by_index(index).map_err(|e| bad(e.to_string()))?;
         let (size, packed) = (member.size(), member.compressed_size());
         if !matches!(member.compression(), CompressionMethod::Stored | CompressionMethod::Deflated) {
@@ -111,11 +133,48 @@ impl NpzFile {
         if bytes.len() as u64 != size {
             return Err(bad(format!("the archive promises {size} bytes, but {} came", bytes.len())));
         }
-        let tensor = npy::parse(&what, &bytes)?;
-        if tensor.is_floating_point() {
-            expect_finite(&what, &tensor)?;
+        npy::parse(what, &bytes)
+    }
+
+    /// One array, to be read when and as far as it is needed.
+    ///
+    /// What is deflated, in Fortran order or in an archive in memory is read now. Otherwise the header alone is read: neither
+    /// the checksum nor NaN are looked for before the array is read whole (see [`Stored`]).
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn stored(&mut self, array: &str) -> Result<Stored> {
+        let what = format!("{}: {array}", self.name);
+        match self.in_file(array, &what)? {
+            Some(stored) => Ok(stored),
+            None => Ok(Stored::held(&what, self.read(array)?)),
         }
-        Ok(tensor)
+    }
+
+    fn in_file(&mut self, array: &str, what: &str) -> Result<Option<Stored>> {
+        let (Some(file), Some(&index)) = (&self.file, self.members.get(array)) else { return Ok(None) };
+        let bad = |problem: String| TensorError::format(what, problem);
+        let member = self.archive.by_index(index).map_err(|e| bad(e.to_string()))?;
+        let (size, start) = (member.size(), member.data_start());
+        if member.compression() != CompressionMethod::Stored || member.compressed_size() != size {
+            return Ok(None);
+        }
+        if start.checked_add(size).is_none_or(|end| end > self.length) {
+            return Err(bad(format!("claims {size} bytes of an archive of {}", self.length)));
+        }
+        let io = |source| TensorError::Io { file: what.to_owned(), source };
+        let mut head = vec![0; size.min(npy::MAX_HEADER) as usize];
+        read_exact_at(file, &mut head, start).map_err(io)?;
+        let header = npy::parse_header(what, &head)?;
+        header.check_length(what, size - header.data_start as u64)?;
+        if header.fortran_order {
+            return Ok(None);
+        }
+        let mut before = Hasher::new();
+        before.update(&head[..header.data_start]);
+        let checksum = Some(Checksum { before, expected: member.crc32() });
+        let place = InFile { file: Arc::clone(file), offset: start + header.data_start as u64, checksum };
+        Ok(Some(Stored::in_file(what, header.kind, &header.shape, place)))
     }
 }
 
@@ -127,7 +186,7 @@ impl fmt::Debug for NpzFile {
 
 /// Counts the records of a zip's central directory (PKWARE APPNOTE 4.3.12). `ZipArchive` keeps the last of several
 /// members of one name and says nothing; which of them NumPy would take is chance, so they are counted here.
-fn count_records(reader: &mut impl ReadSeek, directory: u64) -> std::io::Result<usize> {
+pub(crate) fn count_records(reader: &mut (impl Read + Seek), directory: u64) -> std::io::Result<usize> {
     const FIXED: usize = 46;
     reader.seek(SeekFrom::Start(directory))?;
     let mut reader = BufReader::new(&mut *reader);

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{BufReader, Cursor, Read, Seek, SeekFrom, Write as _},
     path::Path,
+    sync::Arc,
 };
 
 use safetensors::{Dtype, tensor::Metadata};
@@ -13,7 +14,11 @@ use serde::{
 };
 use tch::{Kind, Tensor};
 
-use crate::{Result, TensorError, kind_name, write_atomically};
+use crate::{
+    Result, Stored, TensorError, kind_name,
+    stored::{InFile, view_of},
+    write_atomically,
+};
 
 /// The format's own limit on its header.
 const MAX_HEADER: u64 = 100_000_000;
@@ -27,8 +32,7 @@ impl<T: Read + Seek + Send> ReadSeek for T {}
 pub struct SafetensorsFile {
     name: String,
     /// The open file, if it is one: what is mapped is what was checked, whatever stands at its path by now.
-    #[cfg(unix)]
-    file: Option<File>,
+    file: Option<Arc<File>>,
     reader: Box<dyn ReadSeek>,
     metadata: Metadata,
     data_start: u64,
@@ -50,14 +54,9 @@ impl SafetensorsFile {
     /// The system's, or [`TensorError::Format`] for a header that is damaged or does not fit the file's length.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| TensorError::io(path, e))?;
-        #[cfg(unix)]
-        {
-            let again = file.try_clone().map_err(|e| TensorError::io(path, e))?;
-            let opened = Self::from_reader(&path.display().to_string(), BufReader::new(file))?;
-            Ok(Self { file: Some(again), ..opened })
-        }
-        #[cfg(not(unix))]
-        Self::from_reader(&path.display().to_string(), BufReader::new(file))
+        let again = file.try_clone().map_err(|e| TensorError::io(path, e))?;
+        let opened = Self::from_reader(&path.display().to_string(), BufReader::new(file))?;
+        Ok(Self { file: Some(Arc::new(again)), ..opened })
     }
 
     /// Reads a file that is already in memory; `name` stands for it in errors.
@@ -103,7 +102,6 @@ impl SafetensorsFile {
         }
         Ok(Self {
             name: name.to_owned(),
-            #[cfg(unix)]
             file: None,
             reader: Box::new(reader),
             metadata,
@@ -187,27 +185,27 @@ impl SafetensorsFile {
     }
 
     /// `None` where it can't be mapped.
-    #[cfg(unix)]
     pub(crate) fn mapped(&self, tensor: &str) -> Option<Tensor> {
-        use std::os::fd::AsRawFd as _;
-
         let TensorInfo { kind, shape } = self.info(tensor).ok()?;
         let (start, end) = self.metadata.info(tensor)?.data_offsets;
-        let of = |offset: usize| i64::try_from(self.data_start + offset as u64).ok();
-        let (start, end) = (of(start)?, of(end)?);
-        if start == end || start % kind.elt_size_in_bytes() as i64 != 0 {
-            return None;
-        }
-        let open_file = format!("/dev/fd/{}", self.file.as_ref()?.as_raw_fd());
-        // libtorch maps from the file's beginning; the system reads what is touched.
-        let bytes = Tensor::f_from_file(&open_file, false, end, (Kind::Uint8, tch::Device::Cpu)).ok()?;
-        let bytes = bytes.f_narrow(0, start, end - start).ok()?;
-        bytes.f_view_dtype(kind).ok()?.f_view(shape.as_slice()).ok()
+        view_of(self.file.as_ref()?, self.data_start + start as u64, (end - start) as u64, kind, &shape)
     }
 
-    #[cfg(not(unix))]
-    pub(crate) fn mapped(&self, _tensor: &str) -> Option<Tensor> {
-        None
+    /// One tensor, to be read when and as far as it is needed; of a file in memory it is read now.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn stored(&mut self, tensor: &str) -> Result<Stored> {
+        let what = format!("{}: {tensor}", self.name);
+        let TensorInfo { kind, shape } = self.info(tensor)?;
+        match (&self.file, self.metadata.info(tensor)) {
+            (Some(file), Some(info)) => {
+                let offset = self.data_start + info.data_offsets.0 as u64;
+                let place = InFile { file: Arc::clone(file), offset, checksum: None };
+                Ok(Stored::in_file(&what, kind, &shape, place))
+            }
+            _ => Ok(Stored::held(&what, self.read(tensor)?)),
+        }
     }
 }
 

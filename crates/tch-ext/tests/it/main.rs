@@ -25,4 +25,5 @@ mod progress;
 mod raw_zip;
 mod safetensors;
 mod safetensors_damage;
+mod stored;
 mod weights;
