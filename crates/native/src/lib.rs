@@ -8,4 +8,4 @@ mod fill;
 pub use allocator::keep_freed_memory;
 pub use cuda::load_cuda;
 pub use few_rows::{linear_few_rows, most_rows};
-pub use fill::filled;
+pub use fill::{filled, filled_in_pieces};

@@ -13,6 +13,7 @@ mod safetensors;
 mod shape;
 mod stored;
 mod weights;
+mod zip_records;
 
 pub use atomic::write_atomically;
 pub use error::{Result, TensorError};

@@ -1,9 +1,14 @@
 //! The `.npy` format: a magic number, a version, a Python dict as text, then the array's bytes.
 //! Source: NumPy's `numpy/lib/format.py`.
 
-use tch::{Kind, TchError, Tensor};
+use std::io::Read;
 
-use crate::{Result, TensorError};
+use tch::{Kind, Tensor};
+
+use crate::{
+    Result, TensorError, expect_finite,
+    stored::{PIECE, all_finite, refusal},
+};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 
@@ -34,22 +39,48 @@ impl Header {
         let problem = format!("shape {:?} needs {wanted} bytes, but {there} are there", self.shape);
         Err(TensorError::format(file, problem))
     }
+
+    /// The sizes of a tensor in C order with the same bytes.
+    pub(crate) fn sizes(&self) -> Vec<i64> {
+        let sizes = self.shape.iter().copied();
+        if self.fortran_order { sizes.rev().collect() } else { sizes.collect() }
+    }
+
+    /// The array, from a tensor of these [`sizes`](Self::sizes).
+    pub(crate) fn in_c_order(&self, tensor: Tensor) -> Result<Tensor> {
+        if !self.fortran_order {
+            return Ok(tensor);
+        }
+        let axes: Vec<i64> = (0..self.shape.len() as i64).rev().collect();
+        Ok(tensor.f_permute(axes)?.f_contiguous()?)
+    }
 }
 
-/// Makes a tensor of the bytes of a `.npy` file, which must hold the array and nothing after it.
-pub(crate) fn parse(file: &str, bytes: &[u8]) -> Result<Tensor> {
-    let header = parse_header(file, bytes)?;
-    let data = bytes.get(header.data_start..).unwrap_or_default();
-    header.check_length(file, data.len() as u64)?;
-    // An array without elements may still have sizes whose product no index holds: libtorch refuses it.
-    let refused = |e: TchError| TensorError::format(file, TensorError::from(e).to_string());
-    if !header.fortran_order {
-        return Tensor::f_from_data_size(data, &header.shape, header.kind).map_err(refused);
+/// Reads a `.npy` file of `size` bytes, which must be the array and nothing after it, straight into a tensor.
+pub(crate) fn read(what: &str, from: &mut impl Read, size: u64) -> Result<Tensor> {
+    let io = |source| TensorError::Io { file: what.to_owned(), source };
+    let mut head = Vec::new();
+    from.by_ref().take(size.min(MAX_HEADER)).read_to_end(&mut head).map_err(io)?;
+    let header = parse_header(what, &head)?;
+    header.check_length(what, size - header.data_start as u64)?;
+    let ready = head.get(header.data_start..).unwrap_or_default();
+    let (tensor, finite) = native::filled(&header.sizes(), header.kind, |bytes| {
+        let (first, rest) = bytes.split_at_mut(ready.len().min(bytes.len()));
+        first.copy_from_slice(&ready[..first.len()]);
+        let mut finite = true;
+        for piece in rest.chunks_mut(PIECE) {
+            from.read_exact(piece).map_err(io)?;
+        }
+        for piece in bytes.chunks(PIECE) {
+            finite &= all_finite(header.kind, piece);
+        }
+        Ok(finite)
+    })
+    .map_err(|e| refusal(e, what))?;
+    if !finite {
+        expect_finite(what, &tensor)?;
     }
-    let reversed: Vec<i64> = header.shape.iter().rev().copied().collect();
-    let axes: Vec<i64> = (0..reversed.len() as i64).rev().collect();
-    let tensor = Tensor::f_from_data_size(data, &reversed, header.kind).map_err(refused)?;
-    Ok(tensor.f_permute(axes)?.f_contiguous()?)
+    header.in_c_order(tensor)
 }
 
 pub(crate) fn parse_header(file: &str, bytes: &[u8]) -> Result<Header> {
@@ -140,7 +171,10 @@ fn kind_of(descr: &str) -> Result<Kind, String> {
     })
 }
 
-/// The header for an array in C order, padded as NumPy does so that the data begin at a multiple of 64 bytes.
+/// The data begin at a multiple of this many bytes, as NumPy has it.
+pub(crate) const ALIGNMENT: usize = 64;
+
+/// The header for an array in C order, padded so that the data begin at a multiple of [`ALIGNMENT`].
 pub(crate) fn header(kind: Kind, shape: &[i64]) -> Option<Vec<u8>> {
     let descr = match kind {
         Kind::Float => "<f4",
@@ -155,7 +189,7 @@ pub(crate) fn header(kind: Kind, shape: &[i64]) -> Option<Vec<u8>> {
     };
     let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {sizes}, }}");
     let unpadded = MAGIC.len() + 2 + 2 + text.len() + 1;
-    text.extend(std::iter::repeat_n(' ', unpadded.next_multiple_of(64) - unpadded));
+    text.extend(std::iter::repeat_n(' ', unpadded.next_multiple_of(ALIGNMENT) - unpadded));
     text.push('\n');
     let length = u16::try_from(text.len()).ok()?;
     Some([MAGIC, &[1, 0], &length.to_le_bytes(), text.as_bytes()].concat())

@@ -224,10 +224,7 @@ pub fn write_safetensors<'t>(
     tensors: impl IntoIterator<Item = (impl Into<String>, &'t Tensor)>,
     text: HashMap<String, String>,
 ) -> Result<()> {
-    let tensors: Vec<(String, Tensor)> = tensors
-        .into_iter()
-        .map(|(name, t)| Ok((name.into(), t.f_detach()?.f_to_device(tch::Device::Cpu)?.f_contiguous()?)))
-        .collect::<Result<_>>()?;
+    let tensors: Vec<(String, &Tensor)> = tensors.into_iter().map(|(name, t)| (name.into(), t)).collect();
     let mut infos = Vec::new();
     let mut offset = 0;
     for (name, tensor) in &tensors {
@@ -263,7 +260,7 @@ pub fn write_safetensors<'t>(
         file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
         file.write_all(&header).map_err(io)?;
         for (_, tensor) in &tensors {
-            file.write_all(&bytes_of(tensor)?).map_err(io)?;
+            write_elements(tensor, |piece| file.write_all(piece).map_err(io))?;
         }
         Ok(())
     })
@@ -303,11 +300,36 @@ fn doubled<'n>(names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     names.into_iter().find(|name| !seen.insert(*name))
 }
 
-/// The bytes of a contiguous CPU tensor, in this machine's order (which is little-endian wherever libtorch runs).
-pub(crate) fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; tensor.numel() * tensor.f_kind()?.elt_size_in_bytes()];
-    tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
-    Ok(bytes)
+/// Gives the elements of a tensor in C order, in this machine's byte order (which is little-endian wherever libtorch runs),
+/// piece by piece: a tensor that takes half the memory can be written too.
+pub(crate) fn write_elements(tensor: &Tensor, mut write: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    const PIECE: usize = 4 << 20;
+    /// Of what is not contiguous many rows go at a time, since their elements may lie side by side.
+    const GATHERED: usize = 64 << 20;
+    let tensor = tensor.f_detach()?;
+    let element = tensor.f_kind()?.elt_size_in_bytes();
+    let mut buffer = vec![0; PIECE.min(tensor.numel() * element)];
+    let mut write_flat = |tensor: &Tensor| -> Result<()> {
+        let (flat, n) = (tensor.f_view(-1)?, tensor.numel() as i64);
+        let step = (PIECE / element) as i64;
+        for start in (0..n).step_by(step as usize) {
+            let count = step.min(n - start);
+            let piece = buffer.get_mut(..count as usize * element).unwrap_or_default();
+            flat.f_narrow(0, start, count)?.f_copy_data_u8(piece, count as usize)?;
+            write(piece)?;
+        }
+        Ok(())
+    };
+    if tensor.is_contiguous() {
+        return write_flat(&tensor);
+    }
+    let rows = tensor.size().first().copied().unwrap_or(1).max(1);
+    let row = tensor.numel() * element / rows as usize;
+    let step = ((GATHERED / row.max(1)) as i64).max(1);
+    for start in (0..rows).step_by(step as usize) {
+        write_flat(&tensor.f_narrow(0, start, step.min(rows - start))?.f_contiguous()?)?;
+    }
+    Ok(())
 }
 
 const DTYPES: [(Dtype, Kind); 10] = [

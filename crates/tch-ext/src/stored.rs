@@ -3,7 +3,7 @@ use std::{fs::File, io, sync::Arc};
 use crc32fast::Hasher;
 use tch::{Device, Kind, Tensor};
 
-use crate::{Result, TensorError, expect_kind};
+use crate::{Result, TensorError, expect_finite, expect_kind};
 
 /// A tensor that lies in a file, read when and as far as it is needed; or one that is in memory already.
 ///
@@ -31,6 +31,7 @@ enum Place {
 /// Where the bytes begin, and what they must add up to.
 #[derive(Debug, Clone)]
 pub(crate) struct InFile {
+    /// The open file: what is read later is what was checked, whatever stands at its path by now.
     pub(crate) file: Arc<File>,
     pub(crate) offset: u64,
     pub(crate) checksum: Option<Checksum>,
@@ -106,15 +107,21 @@ impl Stored {
         };
         match self.view(place) {
             Some(view) => Ok(view),
-            None => self.copy(place),
+            None => Ok(self.copy(place)?.0),
         }
     }
 
-    /// As [`tensor`](Self::tensor), but never a view of the file.
+    /// As [`tensor`](Self::tensor), but never a view of the file, and without NaN and infinity.
     pub(crate) fn read(&self) -> Result<Tensor> {
         match &self.place {
             Place::Held(tensor) => Ok(tensor.shallow_clone()),
-            Place::File(place) => self.copy(place),
+            Place::File(place) => {
+                let (tensor, finite) = self.copy(place)?;
+                if !finite {
+                    expect_finite(&self.what, &tensor)?;
+                }
+                Ok(tensor)
+            }
         }
     }
 
@@ -223,24 +230,26 @@ impl Stored {
         view_of(&place.file, place.offset, self.bytes(), self.kind, &self.shape)
     }
 
-    fn copy(&self, place: &InFile) -> Result<Tensor> {
-        let what = self.what.as_str();
-        let (tensor, sums) = self.fill(&self.shape, PIECE, |at, piece| {
+    /// All of it, and whether it is finite; a file's checksum is looked at.
+    fn copy(&self, place: &InFile) -> Result<(Tensor, bool)> {
+        let (what, kind) = (self.what.as_str(), self.kind);
+        let (tensor, pieces) = self.fill(&self.shape, PIECE, |at, piece| {
             place.get(what, at as u64, piece)?;
+            // While it is in the processor's cache.
             let mut sum = Hasher::new();
             if place.checksum.is_some() {
                 sum.update(piece);
             }
-            Ok(sum)
+            Ok((sum, all_finite(kind, piece)))
         })?;
         if let Some(Checksum { before, expected }) = &place.checksum {
             let mut whole = before.clone();
-            sums.iter().for_each(|sum| whole.combine(sum));
+            pieces.iter().for_each(|(sum, _)| whole.combine(sum));
             if whole.finalize() != *expected {
-                return Err(TensorError::format(&self.what, "damaged: its bytes do not give its checksum"));
+                return Err(TensorError::format(what, BAD_CHECKSUM));
             }
         }
-        Ok(tensor)
+        Ok((tensor, pieces.iter().all(|(_, finite)| *finite)))
     }
 
     fn make(
@@ -258,11 +267,44 @@ impl Stored {
         piece: usize,
         fill: impl Fn(usize, &mut [u8]) -> Result<P> + Sync,
     ) -> Result<(Tensor, Vec<P>)> {
-        native::filled(size, self.kind, piece, fill).map_err(|e| match e {
-            // A tensor without elements may still have sizes whose product no index holds.
-            TensorError::Torch(_) => TensorError::format(&self.what, e.to_string()),
-            e => e.for_tensor(&self.what),
-        })
+        native::filled_in_pieces(size, self.kind, piece, fill).map_err(|e| refusal(e, &self.what))
+    }
+}
+
+/// Says of an error of libtorch's for which tensor it was.
+pub(crate) fn refusal(error: TensorError, what: &str) -> TensorError {
+    match error {
+        // A tensor without elements may still have sizes whose product no index holds.
+        TensorError::Torch(_) => TensorError::format(what, error.to_string()),
+        other => other.for_tensor(what),
+    }
+}
+
+pub(crate) const BAD_CHECKSUM: &str = "damaged: its bytes do not give its checksum";
+
+/// Whether some elements, in this machine's order, are neither NaN nor infinite: those have an exponent of ones.
+pub(crate) fn all_finite(kind: Kind, bytes: &[u8]) -> bool {
+    const BF16: u16 = 0x7F80;
+    const F16: u16 = 0x7C00;
+    const F32: u32 = 0x7F80_0000;
+    const F64: u64 = 0x7FF0_0000_0000_0000;
+    // Without an early end, which would keep the compiler from taking several at once.
+    let half = |ones: u16| {
+        let all = bytes.as_chunks().0.iter().map(|b| u16::from_ne_bytes(*b) & ones);
+        !all.fold(false, |bad, bits| bad | (bits == ones))
+    };
+    match kind {
+        Kind::Float => {
+            let all = bytes.as_chunks().0.iter().map(|b| u32::from_ne_bytes(*b) & F32);
+            !all.fold(false, |bad, bits| bad | (bits == F32))
+        }
+        Kind::Double => {
+            let all = bytes.as_chunks().0.iter().map(|b| u64::from_ne_bytes(*b) & F64);
+            !all.fold(false, |bad, bits| bad | (bits == F64))
+        }
+        Kind::Half => half(F16),
+        Kind::BFloat16 => half(BF16),
+        _ => true,
     }
 }
 
