@@ -12,6 +12,7 @@ mod npz;
 mod safetensors;
 mod shape;
 mod stored;
+mod torch_file;
 mod weights;
 mod zip_records;
 
@@ -24,4 +25,5 @@ pub use npz::{NpzFile, write_npz};
 pub use safetensors::{SafetensorsFile, TensorInfo, write_safetensors};
 pub use shape::{expect_finite, expect_kind, expect_shape};
 pub use stored::Stored;
+pub use torch_file::{TorchFile, TorchTensor, TorchValue};
 pub use weights::{Unread, WeightSource};

@@ -26,4 +26,7 @@ mod raw_zip;
 mod safetensors;
 mod safetensors_damage;
 mod stored;
+mod torch_file;
+mod torch_file_damage;
+mod torch_pickle;
 mod weights;
