@@ -10,13 +10,12 @@ use gemma_scope::{
     hub::Hub,
     load::{load_model, load_sae},
     model::LoadOptions,
-    sae::Splice,
-    tch::Device,
+    sae::{OpenOptions, Splice},
 };
 
 fn main() -> anyhow::Result<()> {
     let loaded = load_model("tiny", &LoadOptions::default(), Hub::from_env)?;
-    let scope = load_sae("tiny", None, Device::Cpu, Hub::from_env)?;
+    let scope = load_sae("tiny", None, &OpenOptions::default(), Hub::from_env)?;
     let tokens = loaded.tokenizer()?.batch(&["The history of the world is the biography of great men."])?;
 
     let mut norms = Vec::new();

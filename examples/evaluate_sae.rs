@@ -10,7 +10,7 @@ use gemma_scope::{
     hub::Hub,
     load::{load_model, load_sae},
     model::{LoadOptions, ModelError},
-    tch::Device,
+    sae::OpenOptions,
 };
 
 const TEXTS: [&str; 3] = [
@@ -21,7 +21,7 @@ const TEXTS: [&str; 3] = [
 
 fn main() -> anyhow::Result<()> {
     let loaded = load_model("tiny", &LoadOptions::default(), Hub::from_env)?;
-    let scope = load_sae("tiny", None, Device::Cpu, Hub::from_env)?;
+    let scope = load_sae("tiny", None, &OpenOptions::default(), Hub::from_env)?;
     let tokenizer = loaded.tokenizer()?;
     let batches = TEXTS.iter().map(|text| tokenizer.batch(&[text]).map_err(to_hook_error));
     let report = evaluate(&loaded.model, scope.site, &scope.sae, batches, &EvalOptions::default())?;

@@ -10,15 +10,14 @@ use gemma_scope::{
     hub::Hub,
     load::{load_model, load_sae},
     model::{GenerateOptions, Generation, LoadOptions, Sampling},
-    sae::{FeatureId, SaeExt as _},
-    tch::Device,
+    sae::{FeatureId, OpenOptions, SaeExt as _},
 };
 
 const LATENT: FeatureId = FeatureId(120);
 
 fn main() -> anyhow::Result<()> {
     let loaded = load_model("tiny", &LoadOptions::default(), Hub::from_env)?;
-    let scope = load_sae("tiny", None, Device::Cpu, Hub::from_env)?;
+    let scope = load_sae("tiny", None, &OpenOptions::default(), Hub::from_env)?;
     let tokenizer = loaded.tokenizer()?;
     let texts = ["The captain of the ship", "Elizabeth was"];
     let prompts = texts.map(|text| tokenizer.encode(text)).into_iter().collect::<Result<Vec<_>, _>>()?;

@@ -12,8 +12,8 @@ use gemma_scope::{
     hub::Hub,
     load::{load_model, load_sae},
     model::LoadOptions,
-    sae::{FeatureId, SparseAutoencoder as _, as_input},
-    tch::{self, Device},
+    sae::{FeatureId, OpenOptions, SparseAutoencoder as _, as_input},
+    tch,
 };
 
 const HEADLINES: [&str; 5] = [
@@ -27,7 +27,7 @@ const HEADLINES: [&str; 5] = [
 fn main() -> anyhow::Result<()> {
     let _no_grad = tch::no_grad_guard();
     let loaded = load_model("tiny", &LoadOptions::default(), Hub::from_env)?;
-    let scope = load_sae("tiny", None, Device::Cpu, Hub::from_env)?;
+    let scope = load_sae("tiny", None, &OpenOptions::default(), Hub::from_env)?;
     let tokenizer = loaded.tokenizer()?;
     let mut strongest_of_all: BTreeMap<FeatureId, Vec<usize>> = BTreeMap::new();
     for (i, headline) in HEADLINES.iter().enumerate() {

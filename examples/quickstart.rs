@@ -14,8 +14,8 @@ use gemma_scope::{
     hub::Hub,
     load::{load_model, load_sae},
     model::LoadOptions,
-    sae::{SaeExt as _, SparseAutoencoder as _, as_input, top_features},
-    tch::{self, Device, Kind, Tensor},
+    sae::{OpenOptions, SaeExt as _, SparseAutoencoder as _, as_input, top_features},
+    tch::{self, Kind, Tensor},
 };
 
 fn main() -> anyhow::Result<()> {
@@ -25,7 +25,7 @@ fn main() -> anyhow::Result<()> {
 
     // Load.
     let loaded = load_model(&model_name, &LoadOptions::default(), Hub::from_env)?;
-    let scope = load_sae(&sae_name, None, Device::Cpu, Hub::from_env)?;
+    let scope = load_sae(&sae_name, None, &OpenOptions::default(), Hub::from_env)?;
     let (model, sae, site) = (&loaded.model, &scope.sae, scope.site);
     println!("{} at {site}: {} latents", scope.id, sae.d_sae());
 

@@ -10,14 +10,14 @@ use gemma_scope::{
     hub::Hub,
     load::{load_model, load_sae},
     model::LoadOptions,
-    sae::{SaeExt as _, SparseAutoencoder as _, as_input, top_features},
-    tch::{self, Device, Kind, Tensor},
+    sae::{OpenOptions, SaeExt as _, SparseAutoencoder as _, as_input, top_features},
+    tch::{self, Kind, Tensor},
 };
 
 fn main() -> anyhow::Result<()> {
     let _no_grad = tch::no_grad_guard();
     let loaded = load_model("tiny", &LoadOptions::default(), Hub::from_env)?;
-    let scope = load_sae("tiny", None, Device::Cpu, Hub::from_env)?;
+    let scope = load_sae("tiny", None, &OpenOptions::default(), Hub::from_env)?;
     let (model, sae, site) = (&loaded.model, &scope.sae, scope.site);
     let tokenizer = loaded.tokenizer()?;
 

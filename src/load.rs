@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use hooks::{HookError, HookPoint, LayerIdx};
+use hooks::{HookError, HookPoint};
 use hub::{Hub, HubError, RepoId};
 use model::{Gemma2, LoadOptions, ModelError, Tokenizer};
-use sae::{JumpRelu, SaeError, SaeId, load_gemma_scope};
+use sae::{About, Format, OpenOptions, Opened, Place, Sae, SaeError, SaeId, SparseAutoencoder as _};
 use tch::Device;
 
 use crate::{hooks, hub, model, sae, tiny};
@@ -22,7 +22,7 @@ pub enum LoadError {
     ModelName(String),
     /// A text that names no SAE.
     #[error(
-        "`{0}` is no SAE: expected `tiny/…`, a `params.npz` or a folder of one that exists, or a name like \
+        "`{0}` is no SAE: expected `tiny/…`, a file or folder of one that exists, or a name like \
          `gemma-scope-2b-pt-res/layer_20/width_16k/canonical`"
     )]
     SaeName(String),
@@ -35,7 +35,7 @@ pub enum LoadError {
         known: String,
     },
     /// An SAE whose path does not tell what it reads.
-    #[error("{0}: its path does not tell which activation it reads; name the hook point")]
+    #[error("{0}: neither its path nor its files tell which activation it reads; name the hook point")]
     UnknownSite(String),
     /// A model without a tokenizer.
     #[error("{0} has no tokenizer.json: give token ids instead of text")]
@@ -133,31 +133,53 @@ pub struct LoadedSae {
     pub id: String,
     /// The site that it reads.
     pub site: HookPoint,
+    /// The site whose activation its output estimates, as far as that is known; of an SAE the one that it reads.
+    pub site_out: Option<HookPoint>,
     /// The SAE.
-    pub sae: JumpRelu,
+    pub sae: Sae,
+    /// What its files say.
+    pub about: About,
 }
 
-/// Loads an SAE by name: `tiny` or `tiny/…`, a local `params.npz` or its folder, a released SAE, or `ORG/REPO/PATH` on the hub.
+/// Loads an SAE by name: `tiny` or `tiny/…`, a local file or folder in any of the public formats, a released SAE, or
+/// `ORG/REPO/PATH` on the hub.
 ///
-/// `site` overrides what the name tells of the activation that it reads. `hub` is called for what is not local alone.
+/// `site` overrides what name and files tell of the activation that it reads. `hub` is called for what is not local alone.
 ///
 /// # Errors
 /// A name that is none, and whatever stands in the way of what it names.
 pub fn load_sae(
     name: &str,
     site: Option<HookPoint>,
-    device: Device,
+    options: &OpenOptions,
     hub: impl FnOnce() -> Result<Hub, HubError>,
 ) -> Result<LoadedSae> {
+    let (id, opened) = open_sae(name, options, hub)?;
+    let Opened { sae, about } = opened;
+    let Some(reads) = site.or(about.site) else {
+        let hook = about.hook.as_ref().map_or(String::new(), |hook| format!(" (it says `{hook}`)"));
+        return Err(LoadError::UnknownSite(format!("{name}{hook}")));
+    };
+    let moved = about.site.is_some_and(|told| told != reads);
+    let site_out = if sae.is_transcoder() { about.site_out.filter(|_| !moved) } else { Some(reads) };
+    Ok(LoadedSae { id, site: reads, site_out, sae, about })
+}
+
+/// As [`load_sae`], where it does not matter which site the SAE reads: its full name, the SAE, and what its files say.
+///
+/// # Errors
+/// As [`load_sae`].
+pub fn open_sae(
+    name: &str,
+    options: &OpenOptions,
+    hub: impl FnOnce() -> Result<Hub, HubError>,
+) -> Result<(String, Opened)> {
     if name == "tiny" || name.starts_with("tiny/") {
-        return load_tiny(name, site, device);
+        return open_tiny(name, options.device);
     }
     let path = Path::new(name);
     if path.exists() {
-        let file = if path.is_dir() { path.join("params.npz") } else { path.to_owned() };
-        let told = || site_from_path(name).ok_or_else(|| LoadError::UnknownSite(name.to_owned()));
-        let site = site.map_or_else(told, Ok)?;
-        return Ok(LoadedSae { id: name.to_owned(), site, sae: load_gemma_scope(&file, device)? });
+        return Ok((name.to_owned(), placed(sae::open(path, options)?, name)?));
     }
     if looks_local(name) {
         return Err(LoadError::SaeName(name.to_owned()));
@@ -165,61 +187,87 @@ pub fn load_sae(
     match name.parse::<SaeId>() {
         Ok(id) => {
             let file = hub()?.file(id.repo(), &id.params_path())?;
-            let sae = load_gemma_scope(&file, device)?;
-            Ok(LoadedSae { id: id.to_string(), site: site.unwrap_or_else(|| id.hook_point()), sae })
+            let mut opened = sae::open(&file, options)?.at(id.place())?;
+            opened.about.model = Some(id.model().to_owned());
+            Ok((id.to_string(), opened))
         }
         // A name of the project's own form that does not parse says best itself what is wrong with it.
-        Err(error) if name.trim_start_matches("google/").starts_with("gemma-scope-") => Err(error.into()),
-        Err(_) => load_from_repo(name, site, device, hub),
+        Err(error) if is_first_release(name) => Err(error.into()),
+        Err(_) => Ok((name.to_owned(), placed(open_from_repo(name, options, hub)?, name)?)),
     }
 }
 
-/// `ORG/REPO/PATH`, where PATH is a `params.npz` or the folder of one.
-fn load_from_repo(
+/// Whether a name can only be meant as one of the first Gemma Scope's.
+fn is_first_release(name: &str) -> bool {
+    let name = name.trim_start_matches("google/");
+    name.starts_with("gemma-scope-") && !name.starts_with("gemma-scope-2-")
+}
+
+/// A `params.npz` does not say what it was trained on: its path does.
+fn placed(opened: Opened, path: &str) -> Result<Opened> {
+    match Place::from_path(path) {
+        Some(place) if opened.about.format == Format::GemmaScope => Ok(opened.at(place)?),
+        _ => Ok(opened),
+    }
+}
+
+/// `ORG/REPO/PATH`, where PATH is a file, or a folder in one of the formats whose files have fixed names.
+fn open_from_repo(
     name: &str,
-    site: Option<HookPoint>,
-    device: Device,
+    options: &OpenOptions,
     hub: impl FnOnce() -> Result<Hub, HubError>,
-) -> Result<LoadedSae> {
+) -> Result<Opened> {
     let unknown = || LoadError::SaeName(name.to_owned());
     let mut parts = name.splitn(3, '/');
     let (Some(org), Some(repo), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
         return Err(unknown());
     };
     let repo: RepoId = format!("{org}/{repo}").parse().map_err(|_| unknown())?;
-    let told = || site_from_path(name).ok_or_else(|| LoadError::UnknownSite(name.to_owned()));
-    let site = site.map_or_else(told, Ok)?;
-    let path = if path.ends_with(".npz") { path.to_owned() } else { format!("{path}/params.npz") };
-    let file = hub()?.file(repo, &path)?;
-    Ok(LoadedSae { id: name.to_owned(), site, sae: load_gemma_scope(&file, device)? })
+    let hub = hub()?;
+    let path = path.trim_end_matches('/');
+    if [".npz", ".pt", ".safetensors"].iter().any(|end| path.ends_with(end)) {
+        return Ok(sae::open(&hub.file(repo, path)?, options)?);
+    }
+    let there = |file: &str| format!("{path}/{file}");
+    let files: Vec<&str> = if hub.is_offline() {
+        // What is in the cache, all of a format's files.
+        let cached = |files: &&[&str]| files.iter().all(|f| hub.file(repo.clone(), &there(f)).is_ok());
+        FOLDERS.into_iter().find(|files| cached(files)).unwrap_or(FOLDERS[0]).to_vec()
+    } else {
+        let listed = hub.list(repo.clone())?;
+        let has = |file: &str| listed.contains(&there(file));
+        let format = FOLDERS.into_iter().find(|files| has(files[0])).unwrap_or(FOLDERS[0]);
+        // The weights are asked for in any case: if they are not there, the hub says what is near.
+        format.iter().enumerate().filter(|(i, file)| *i == 0 || has(file)).map(|(_, file)| *file).collect()
+    };
+    let mut folder = PathBuf::new();
+    for file in files {
+        let found = hub.file(repo.clone(), &there(file))?;
+        folder = found.ancestors().nth(file.split('/').count()).map(Path::to_owned).unwrap_or_default();
+    }
+    Ok(sae::open(&folder, options)?)
 }
 
-fn load_tiny(name: &str, site: Option<HookPoint>, device: Device) -> Result<LoadedSae> {
+/// What makes a folder an SAE's, format by format, the weights first. Two formats call them `sae_weights.safetensors`.
+const FOLDERS: [&[&str]; 6] = [
+    &["params.npz"],
+    &["params.safetensors", "config.json"],
+    &["sae_weights.safetensors", "cfg.json", "config.json"],
+    &["sae.safetensors", "cfg.json"],
+    &["ae.pt", "config.json"],
+    &["checkpoints/final.safetensors", "hyperparams.json"],
+];
+
+fn open_tiny(name: &str, device: Device) -> Result<(String, Opened)> {
     let known = || tiny::sae_ids().collect::<Vec<_>>().join(", ");
     let unknown = || LoadError::TinySae { name: name.to_owned(), known: known() };
     let id = if name == "tiny" { tiny::sae_ids().next() } else { tiny::sae_ids().find(|id| *id == name) };
     let id = id.ok_or_else(unknown)?;
-    let site = site.or_else(|| site_from_path(&format!("tiny-scope-res/{id}").replace("/tiny/", "/")));
-    let site = site.ok_or_else(|| LoadError::UnknownSite(id.to_owned()))?;
-    Ok(LoadedSae { id: id.to_owned(), site, sae: tiny::sae(id).ok_or_else(unknown)??.to_device(device)? })
-}
-
-/// Reads the site off a path in the Gemma Scope layout: `…-res/layer_20/…`, `resid_post/layer_2/…`, `…/embedding/…`.
-pub fn site_from_path(path: &str) -> Option<HookPoint> {
-    let parts: Vec<&str> = path.split(['/', '\\']).collect();
-    let (at, layer) = parts.iter().enumerate().rev().find_map(|(i, part)| {
-        let number = part.strip_prefix("layer_")?.parse().ok()?;
-        Some((i, LayerIdx(number)))
-    })?;
-    let kind = parts.get(at.checked_sub(1)?)?;
-    let is = |short: &str, long: &str| kind.ends_with(&format!("-{short}")) || *kind == long;
-    match () {
-        () if is("res", "resid_post") => Some(HookPoint::ResidPost(layer)),
-        () if is("att", "attn_z") => Some(HookPoint::AttnZ(layer)),
-        () if is("mlp", "mlp_out") => Some(HookPoint::MlpOut(layer)),
-        () if is("transcoders", "transcoder") => Some(HookPoint::Ln2Normalized(layer)),
-        () => None,
-    }
+    let place = Place::from_path(&format!("tiny-scope-res/{id}").replace("/tiny/", "/"));
+    let sae = tiny::sae(id).ok_or_else(unknown)??.to_device(device)?;
+    let opened =
+        Opened { sae, about: About { model: Some("tiny".to_owned()), ..About::new(Format::GemmaScope) } };
+    Ok((id.to_owned(), opened.at(place.ok_or_else(|| LoadError::UnknownSite(id.to_owned()))?)?))
 }
 
 /// A text that can only be meant as a path of this machine.

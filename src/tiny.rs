@@ -2,7 +2,7 @@
 //! public-domain prose (`assets/MODEL_CARD.md`). Small enough to ship, real enough to look into.
 
 use model::{Gemma2, Gemma2Config, LoadOptions, ModelError, Tokenizer};
-use sae::{JumpRelu, SaeError};
+use sae::{OpenOptions, Sae, SaeError, formats::gemma_scope};
 use tensors::{NpzFile, WeightSource};
 
 use crate::{model, sae, tensors};
@@ -40,7 +40,8 @@ pub fn sae_ids() -> impl Iterator<Item = &'static str> {
 ///
 /// # Errors
 /// None but libtorch's, as when there is no memory.
-pub fn sae(id: &str) -> Option<Result<JumpRelu, SaeError>> {
+pub fn sae(id: &str) -> Option<Result<Sae, SaeError>> {
     let (id, bytes) = SAES.iter().find(|(name, _)| *name == id)?;
-    Some(NpzFile::from_bytes(id, bytes).map_err(SaeError::from).and_then(sae::read_gemma_scope))
+    let open = |npz| Ok(gemma_scope::read(npz, &OpenOptions::default())?.sae);
+    Some(NpzFile::from_bytes(id, bytes).map_err(SaeError::from).and_then(open))
 }

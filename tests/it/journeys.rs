@@ -3,9 +3,9 @@
 use gemma_scope::{
     hooks::HookPoint,
     hub::{Hub, HubError, HubOptions},
-    load::{load_model, load_sae, site_from_path},
+    load::{load_model, load_sae},
     model::LoadOptions,
-    tch::Device,
+    sae::{OpenOptions, Place},
 };
 
 fn closed_hub() -> Result<Hub, HubError> {
@@ -46,22 +46,22 @@ fn names_of_models_that_are_none() {
 
 #[test]
 fn names_of_saes_that_are_none() {
-    let load = |name: &str| load_sae(name, None, Device::Cpu, closed_hub);
+    let load = |name: &str| load_sae(name, None, &OpenOptions::default(), closed_hub);
     expect_error(load("tiny/layer_9"), &["tiny/layer_9", "tiny/layer_3"]);
     expect_error(load("gemma-scope-2b-pt-res/layer_26/width_16k/average_l0_71"), &["layer_26", "layer_25"]);
     expect_error(load("gemma-scope-2b-pt-res/layer_20/width_16k/canonical"), &["offline"]);
     expect_error(load("nonsense"), &["nonsense"]);
     expect_error(load("./nothing.npz"), &["./nothing.npz"]);
-    expect_error(load("somebody/saes/no/layer"), &["does not tell"]);
+    expect_error(load("somebody/saes/no/layer"), &["somebody/saes", "offline"]);
     let unnamed = fixture("sae/gemma-scope/stored");
     expect_error(load(&unnamed), &["stored", "hook point"]);
-    let told = load_sae(&unnamed, Some(HookPoint::Embed), Device::Cpu, closed_hub).unwrap();
+    let told = load_sae(&unnamed, Some(HookPoint::Embed), &OpenOptions::default(), closed_hub).unwrap();
     assert_eq!(told.site, HookPoint::Embed);
 }
 
 #[test]
 fn paths_tell_their_site() {
-    let site = |path: &str| site_from_path(path).map(|s| s.to_string());
+    let site = |path: &str| Place::from_path(path).map(|p| p.site().to_string());
     let resid = Some("blocks.2.hook_resid_post".to_owned());
     assert_eq!(site("x/resid_post/layer_2/width_64/average_l0_37/params.npz"), resid);
     assert_eq!(site("my-scope-res/layer_2/width_64"), resid);

@@ -11,8 +11,8 @@ use gemma_scope::{
     hub::{Hub, HubError},
     load::{LoadedModel, load_model, load_sae},
     model::LoadOptions,
-    sae::{SaeExt as _, SparseAutoencoder as _},
-    tch::{Device, Kind},
+    sae::{OpenOptions, SaeExt as _, SparseAutoencoder as _},
+    tch::{Kind},
 };
 
 const PROMPT: &str = "The capital of France is";
@@ -83,7 +83,7 @@ fn a_gemma_scope_sae_reads_it() {
     let Some(folder) = folder() else { return };
     let loaded = gemma(&folder);
     let path = folder.join("gemma-scope-2b-pt-res/layer_0/width_16k/average_l0_105");
-    let scope = load_sae(path.to_str().unwrap(), None, Device::Cpu, no_hub).unwrap();
+    let scope = load_sae(path.to_str().unwrap(), None, &OpenOptions::default(), no_hub).unwrap();
     let tokens = loaded.tokenizer().unwrap().batch(&[PROMPT]).unwrap();
     let acts = loaded.model.harvest(&tokens, &[scope.site]).unwrap();
     let x = acts.get(scope.site).unwrap().squeeze_dim(0);

@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("hub", &[]),
     ("hooks", &["tch-ext"]),
     ("gemma-model", &["tch-ext", "hooks"]),
-    ("sae-core", &["tch-ext", "hooks"]),
+    ("sae-core", &["native", "tch-ext", "hooks"]),
     ("eval", &["tch-ext", "hooks", "sae-core"]),
     ("train", &["tch-ext", "hooks", "sae-core", "eval"]),
     ("dashboard", &["tch-ext", "hooks", "sae-core", "eval"]),

@@ -4,8 +4,8 @@ use gemma_scope::{
     hooks::HookedModelExt as _,
     load::{load_model, load_sae},
     model::LoadOptions,
-    sae::{SparseAutoencoder as _, conformance},
-    tch::{Device, Kind},
+    sae::{OpenOptions, SparseAutoencoder as _, conformance},
+    tch::{Kind},
     tiny,
 };
 use serde_json::Value;
@@ -64,7 +64,7 @@ fn every_embedded_sae_conforms() {
     let tokens = loaded.tokenizer().unwrap().batch(&["The whale rose slowly out of the water."]).unwrap();
     let mut count = 0;
     for id in tiny::sae_ids() {
-        let scope = load_sae(id, None, Device::Cpu, no_hub).unwrap();
+        let scope = load_sae(id, None, &OpenOptions::default(), no_hub).unwrap();
         let acts = loaded.model.harvest(&tokens, &[scope.site]).unwrap();
         let x = acts.get(scope.site).unwrap().to_kind(Kind::Float).narrow(1, 1, 8).squeeze_dim(0);
         assert_eq!(x.size()[1], scope.sae.d_in());

@@ -7,6 +7,7 @@ use gemma_scope::{
     hub::{Hub, HubError},
     load::{LoadedModel, LoadedSae, load_model_with_progress, load_sae},
     model::LoadOptions,
+    sae::OpenOptions,
     tch::{self, Device, Kind},
     tensors::{open_device, parse_device},
 };
@@ -122,7 +123,10 @@ impl SaeArgs {
             names.push("tiny".to_owned());
         }
         let device = machine.device()?;
-        names.iter().map(|name| Ok(load_sae(name, self.hook, device, || machine.hub())?)).collect()
+        names
+            .iter()
+            .map(|name| Ok(load_sae(name, self.hook, &OpenOptions::on(device), || machine.hub())?))
+            .collect()
     }
 }
 

@@ -23,6 +23,8 @@ enum Command {
     Analyze(commands::analyze::Args),
     /// Writes a model's activations at any hook points.
     Activations(commands::activations::Args),
+    /// Changes the format of an SAE.
+    Convert(commands::convert::Args),
     /// Runs an SAE on stored activations.
     Encode(commands::encode::Args),
     /// Judges SAEs: delta loss, FVU, L0, dead latents.
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Analyze(args) => commands::analyze::run(&args),
         Command::Activations(args) => commands::activations::run(&args),
+        Command::Convert(args) => commands::convert::run(&args),
         Command::Encode(args) => commands::encode::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Generate(args) => commands::generate::run(&args),

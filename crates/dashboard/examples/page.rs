@@ -5,7 +5,7 @@ use std::io::Write as _;
 use anyhow::{Context as _, Result};
 use dashboard::{Prompt, SaeAt, TableOptions, analyze, page, table};
 use hooks::TokenBatch;
-use sae_core::JumpRelu;
+use sae_core::Sae;
 use testkit::{ToyModel, normal, uniform};
 
 const SENTENCES: [&str; 3] = [
@@ -61,10 +61,10 @@ fn tokenize() -> (Vec<Vec<i64>>, Vec<Prompt>) {
     SENTENCES.into_iter().map(of).unzip()
 }
 
-fn random_sae(d_model: i64, d_sae: i64, seed: u64) -> Result<JumpRelu> {
+fn random_sae(d_model: i64, d_sae: i64, seed: u64) -> Result<Sae> {
     let directions = normal(&[d_model, d_sae], seed);
     // Encoder and decoder look the same way, so that the reconstruction is at least akin to its input.
     let w_dec = directions.f_transpose(0, 1)?.f_mul_scalar(4.0 / d_sae as f64)?.f_contiguous()?;
     let (b_enc, b_dec) = (normal(&[d_sae], seed + 1), normal(&[d_model], seed + 2).f_mul_scalar(0.1)?);
-    Ok(JumpRelu::new(directions, b_enc, w_dec, b_dec, uniform(&[d_sae], 4.0, 9.0, seed + 3))?)
+    Ok(Sae::jumprelu(directions, b_enc, w_dec, b_dec, uniform(&[d_sae], 4.0, 9.0, seed + 3))?)
 }

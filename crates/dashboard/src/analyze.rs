@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use eval::{Fvu, Sparsity};
 use hooks::{ActivationCache, Axis, HookPoint, HookedModel, HookedModelExt as _, TokenBatch};
-use sae_core::{SparseAutoencoder, SparseFeatures, as_input};
+use sae_core::{SaeExt as _, SparseAutoencoder, SparseFeatures, as_input};
 use tch::{Kind, Tensor};
 use tch_ext::expect_finite;
 
@@ -218,7 +218,7 @@ impl<'a> Reading<'a> {
         let mut varies = Fvu::new(sae.d_in());
         varies.add(&counted, &counted)?;
         let mean = match varies.value() {
-            Some(_) if sae.d_in() == sae.d_out() => Some(counted.f_mean_dim(0, false, Kind::Double)?),
+            Some(_) if !sae.is_transcoder() => Some(counted.f_mean_dim(0, false, Kind::Double)?),
             _ => None,
         };
         let (fvu, sparsity) = (Fvu::new(sae.d_in()), Sparsity::new(sae.d_sae())?);
@@ -233,8 +233,8 @@ impl<'a> Reading<'a> {
         }
         let n = features.n_rows() as usize;
         let (mut explained, mut cosines) = (vec![None; n], vec![None; n]);
-        if self.sae.d_in() == self.sae.d_out() {
-            let x_hat = self.sae.decode_sparse(&features)?;
+        if !self.sae.is_transcoder() {
+            let x_hat = self.sae.reconstruct_from(&features, x)?;
             if counted {
                 self.fvu.add(x, &x_hat)?;
             }

@@ -9,7 +9,7 @@
 //! use hooks::TokenBatch;
 //! # use testkit::normal;
 //! # let model = testkit::ToyModel::new(2, 8, 32, 1);
-//! # let sae = sae_core::JumpRelu::new(normal(&[8, 64], 2), normal(&[64], 3), normal(&[64, 8], 4), normal(&[8], 5), testkit::uniform(&[64], 0.5, 2.0, 6))?;
+//! # let sae = sae_core::Sae::jumprelu(normal(&[8, 64], 2), normal(&[64], 3), normal(&[64, 8], 4), normal(&[8], 5), testkit::uniform(&[64], 0.5, 2.0, 6))?;
 //! let tokens = TokenBatch::new(&[vec![2, 7, 9]], &[0, 1, 2])?; // 2 is BOS, which does not count
 //! let pieces = ["<bos>", "Hello", " world"].map(str::to_owned).to_vec();
 //! let prompts = [Prompt { text: "Hello world".to_owned(), pieces }];

@@ -4,7 +4,7 @@ use hooks::{
     ActivationCache, Axis, HookPoint, HookSet, HookedModel, HookedModelExt as _, LayerIdx, Positions,
     TokenBatch, edit,
 };
-use sae_core::{SparseAutoencoder, as_input};
+use sae_core::{SaeExt as _, SparseAutoencoder, as_input};
 use tch::Tensor;
 
 use crate::{EvalError, Fvu, LossSum, Report, Result, Sparsity, loss_per_token, scored};
@@ -70,7 +70,7 @@ impl<'a> Evaluation<'a> {
         if sae.d_in() != width {
             return Err(EvalError::Misfit { site, d_in: sae.d_in(), width });
         }
-        if sae.d_in() != sae.d_out() {
+        if sae.is_transcoder() {
             return Err(EvalError::Transcoder { d_in: sae.d_in(), d_out: sae.d_out() });
         }
         let (fvu, sparsity) = (Fvu::new(sae.d_in()), Sparsity::new(sae.d_sae())?);
@@ -93,7 +93,7 @@ impl<'a> Evaluation<'a> {
         let rows =
             x.f_flatten(0, 1)?.f_index_select(0, &mask.f_flatten(0, 1)?.f_nonzero()?.f_squeeze_dim(1)?)?;
         let features = self.sae.encode_sparse(&rows)?;
-        let x_hat = self.sae.decode_sparse(&features)?;
+        let x_hat = self.sae.reconstruct_from(&features, &rows)?;
         let spliced = x.f_masked_scatter(&mask.f_unsqueeze(-1)?, &x_hat)?;
         let spliced = spliced.f_reshape(branch.act.size())?.f_to_kind(branch.act.f_kind()?)?;
         let zeroed = edit::only_at(&kept, self.site, &branch.act, &branch.act.f_zeros_like()?)?;

@@ -67,7 +67,7 @@ pub fn linear_few_rows(x: &Tensor, w: &Tensor) -> Result<Option<Tensor>, TchErro
 
 /// # Safety
 /// `t` must be a contiguous CPU tensor of `n` elements of type `T`, which nobody writes while the slice lives.
-unsafe fn slice<T>(t: &Tensor, n: usize) -> &[T] {
+pub(crate) unsafe fn slice<T>(t: &Tensor, n: usize) -> &[T] {
     // SAFETY: the caller's promise.
     unsafe { std::slice::from_raw_parts(t.data_ptr().cast::<T>(), n) }
 }
@@ -75,7 +75,7 @@ unsafe fn slice<T>(t: &Tensor, n: usize) -> &[T] {
 /// # Safety
 /// As [`slice`], and nobody else may refer to the tensor's memory.
 #[allow(clippy::mut_from_ref, reason = "a tensor's memory is not Rust's to track: see the safety section")]
-unsafe fn slice_mut<T>(t: &Tensor, n: usize) -> &mut [T] {
+pub(crate) unsafe fn slice_mut<T>(t: &Tensor, n: usize) -> &mut [T] {
     // SAFETY: the caller's promise.
     unsafe { std::slice::from_raw_parts_mut(t.data_ptr().cast::<T>(), n) }
 }

@@ -26,7 +26,7 @@ pub fn check(sae: &dyn SparseAutoencoder, x: &Tensor) -> Result<()> {
     law("features are never negative", features.f_lt(0.0)?.f_any()?.f_int64_value(&[])? == 0)?;
     let out = sae.decode(&features)?;
     law("decode gives [n, d_out]", out.size() == [n, d_out])?;
-    law("W_dec is [d_sae, d_out]", sae.w_dec().size() == [d_sae, d_out])?;
+    law("W_dec is [d_sae, d_out]", sae.w_dec(0..d_sae)?.size() == [d_sae, d_out])?;
 
     let cube = x.f_reshape([2, n / 2, d_in])?;
     let same_features = close(&sae.encode(&cube)?, &features.f_reshape([2, n / 2, d_sae])?)?;
@@ -46,7 +46,10 @@ pub fn check(sae: &dyn SparseAutoencoder, x: &Tensor) -> Result<()> {
     let again = SparseFeatures::from_dense(&features)?;
     law("encode_sparse finds the same latents", sparse.indices().f_equal(again.indices())?)?;
     law("decode_sparse is decode", close(&sae.decode_sparse(&sparse)?, &out)?)?;
-    law("reconstruct is decode after encode", close(&sae.reconstruct(&cube)?.f_reshape([n, d_out])?, &out)?)?;
+    let done = sae.finish(&out, x)?;
+    law("finish gives [n, d_out]", done.size() == [n, d_out])?;
+    let same = close(&sae.reconstruct(&cube)?.f_reshape([n, d_out])?, &done)?;
+    law("reconstruct is finish after decode after encode", same)?;
     no_rows(sae, &x.f_narrow(0, 0, 0)?)?;
     other_widths(sae, x)?;
     gradients_flow(sae, x, sparse.nnz())

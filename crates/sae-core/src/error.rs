@@ -24,6 +24,19 @@ pub enum SaeError {
         /// How many there are.
         d_sae: i64,
     },
+    /// A range of rows, columns or latents that is not there.
+    #[error("{start}..{end} is out of range: there are {size}")]
+    Range {
+        /// The first.
+        start: i64,
+        /// One past the last.
+        end: i64,
+        /// How many there are.
+        size: i64,
+    },
+    /// Parts that make no SAE.
+    #[error("{0}")]
+    Parts(String),
     /// Sparse features that contradict themselves.
     #[error("sparse features: {0}")]
     Sparse(String),

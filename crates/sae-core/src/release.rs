@@ -3,7 +3,7 @@ use std::{fmt, str::FromStr};
 use hooks::{HookPoint, LayerIdx};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Result, SaeError};
+use crate::{Place, Result, SaeError};
 
 /// Release, layer and width to the L0 of the SAE nearest 100: the choice that SAELens and Neuronpedia call canonical.
 const CANONICAL: &str = include_str!("canonical.tsv");
@@ -74,7 +74,7 @@ impl SaeId {
 
     /// The file in the repository: `layer_20/width_16k/average_l0_71/params.npz`.
     pub fn params_path(&self) -> String {
-        format!("{}/width_{}/average_l0_{}/params.npz", self.place(), self.width, self.l0)
+        format!("{}/width_{}/average_l0_{}/params.npz", self.folder(), self.width, self.l0)
     }
 
     /// The model whose activations the SAE reads: `google/gemma-2-2b`.
@@ -82,16 +82,20 @@ impl SaeId {
         self.release.model
     }
 
-    /// The site that the SAE reads (Gemma Scope, section 3.1). For transcoders this is their input; they write
-    /// `hook_mlp_out` of the same layer.
-    pub fn hook_point(&self) -> HookPoint {
-        let Some(layer) = self.layer.map(LayerIdx) else { return HookPoint::Embed };
+    /// What it was trained on.
+    pub fn place(&self) -> Place {
+        let Some(layer) = self.layer.map(LayerIdx) else { return Place::Embedding };
         match self.release.site {
-            Site::Residual => HookPoint::ResidPost(layer),
-            Site::Attention => HookPoint::AttnZ(layer),
-            Site::Mlp => HookPoint::MlpOut(layer),
-            Site::Transcoder => HookPoint::Ln2Normalized(layer),
+            Site::Residual => Place::Residual(layer),
+            Site::Attention => Place::Attention(layer),
+            Site::Mlp => Place::Mlp(layer),
+            Site::Transcoder => Place::Transcoder(layer),
         }
+    }
+
+    /// The site that the SAE reads. For transcoders this is their input: [`Place::site_out`] is the other.
+    pub fn hook_point(&self) -> HookPoint {
+        self.place().site()
     }
 
     /// The number of latents.
@@ -109,14 +113,14 @@ impl SaeId {
         self.l0
     }
 
-    fn place(&self) -> String {
+    fn folder(&self) -> String {
         self.layer.map_or_else(|| "embedding".to_owned(), |l| format!("layer_{l}"))
     }
 }
 
 impl fmt::Display for SaeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/width_{}/average_l0_{}", self.release.name, self.place(), self.width, self.l0)
+        write!(f, "{}/{}/width_{}/average_l0_{}", self.release.name, self.folder(), self.width, self.l0)
     }
 }
 

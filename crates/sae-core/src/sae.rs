@@ -1,7 +1,8 @@
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use hooks::{Axis, HookPoint};
 use tch::{Kind, Tensor};
+use tch_ext::expect_kind;
 
 use crate::{Result, SaeError, SparseFeatures};
 
@@ -15,11 +16,12 @@ impl fmt::Display for FeatureId {
     }
 }
 
-/// An SAE that can be used: `f = encode(x)`, `x̂ = decode(f)`. Gradients flow; nothing here changes the gradient mode.
+/// An SAE that can be used: `f = encode(x)`, `x̂ = decode(f)`, `y = finish(x̂, x)`. Gradients flow; nothing here changes the
+/// gradient mode.
 ///
 /// Implementors keep the laws of [`conformance`](crate::conformance).
 pub trait SparseAutoencoder: fmt::Debug + Send {
-    /// The name of the architecture, as SAELens writes it: `jumprelu`, ….
+    /// The name of the architecture, as SAELens writes it: `jumprelu`, `topk`, `skip_transcoder`, ….
     fn architecture(&self) -> &'static str;
 
     /// Width of the input.
@@ -31,19 +33,24 @@ pub trait SparseAutoencoder: fmt::Debug + Send {
     /// Width of the output; differs from `d_in` for transcoders alone.
     fn d_out(&self) -> i64;
 
-    /// `[.., d_in]` to `[.., d_sae]`, all entries ≥ 0.
+    /// Whether the output estimates the activation of another site than the one that is read.
+    fn is_transcoder(&self) -> bool {
+        self.d_in() != self.d_out()
+    }
+
+    /// `[.., d_in]` to `[.., d_sae]`, all entries ≥ 0. Takes float32.
     ///
     /// # Errors
-    /// [`SaeError::Width`].
+    /// [`SaeError::Width`]; another dtype.
     fn encode(&self, x: &Tensor) -> Result<Tensor>;
 
     /// `[n, d_in]` to the active latents alone, row by row: exactly the non-zeros of [`encode`](Self::encode).
     ///
     /// # Errors
-    /// [`SaeError::Width`].
+    /// [`SaeError::Width`]; another dtype.
     fn encode_sparse(&self, x: &Tensor) -> Result<SparseFeatures>;
 
-    /// `[.., d_sae]` to `[.., d_out]`.
+    /// What the latents write: `[.., d_sae]` to `[.., d_out]`.
     ///
     /// # Errors
     /// [`SaeError::Width`].
@@ -55,24 +62,51 @@ pub trait SparseAutoencoder: fmt::Debug + Send {
     /// [`SaeError::Sparse`] for features of another width.
     fn decode_sparse(&self, features: &SparseFeatures) -> Result<Tensor>;
 
-    /// Row f is the direction that latent f writes: `[d_sae, d_out]`.
-    fn w_dec(&self) -> &Tensor;
+    /// The output, `[.., d_out]`, of what was decoded and the input `[.., d_in]`: a skip connection is added, and what
+    /// normalisation did to the input is undone. Most SAEs have neither.
+    ///
+    /// # Errors
+    /// [`SaeError::Width`].
+    fn finish(&self, decoded: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let _ = x;
+        Ok(decoded.shallow_clone())
+    }
+
+    /// What some latents read: columns of `W_enc`, `[d_in, len]`. `None` where the encoder is not one matrix.
+    ///
+    /// # Errors
+    /// [`SaeError::Range`].
+    fn w_enc(&self, latents: Range<i64>) -> Result<Option<Tensor>> {
+        let _ = latents;
+        Ok(None)
+    }
+
+    /// What some latents write: rows of `W_dec`, `[len, d_out]`.
+    ///
+    /// # Errors
+    /// [`SaeError::Range`].
+    fn w_dec(&self, latents: Range<i64>) -> Result<Tensor>;
 }
 
 /// What users call on an SAE.
 pub trait SaeExt: SparseAutoencoder {
-    /// `x̂ = decode(encode(x))`: `[.., d_in]` to `[.., d_out]`, by way of the sparse features.
+    /// `finish(decode(encode(x)), x)`: `[.., d_in]` to `[.., d_out]`, by way of the sparse features.
     ///
     /// # Errors
     /// [`SaeError::Width`].
     fn reconstruct(&self, x: &Tensor) -> Result<Tensor> {
-        let mut size = expect_width("the input", x, "d_in", self.d_in())?;
+        let size = expect_input(x, self.d_in())?;
         let rows = x.f_reshape([-1, self.d_in()])?;
-        let out = self.decode_sparse(&self.encode_sparse(&rows)?)?;
-        if let Some(last) = size.last_mut() {
-            *last = self.d_out();
-        }
-        Ok(out.f_reshape(size)?)
+        let out = self.reconstruct_from(&self.encode_sparse(&rows)?, &rows)?;
+        Ok(out.f_reshape(with_last(size, self.d_out()))?)
+    }
+
+    /// As [`reconstruct`](Self::reconstruct), where the features of `x`, `[n, d_in]`, are there already.
+    ///
+    /// # Errors
+    /// [`SaeError::Width`], [`SaeError::Sparse`].
+    fn reconstruct_from(&self, features: &SparseFeatures, x: &Tensor) -> Result<Tensor> {
+        self.finish(&self.decode_sparse(features)?, x)
     }
 
     /// The direction that a latent writes: row f of `W_dec`, `[d_out]`.
@@ -81,7 +115,8 @@ pub trait SaeExt: SparseAutoencoder {
     /// [`SaeError::Feature`].
     fn direction(&self, feature: FeatureId) -> Result<Tensor> {
         self.check_feature(feature)?;
-        Ok(self.w_dec().f_get(feature.0 as i64)?)
+        let f = feature.0 as i64;
+        Ok(self.w_dec(f..f + 1)?.f_squeeze_dim(0)?)
     }
 
     /// Refuses a latent that the SAE does not have.
@@ -103,6 +138,21 @@ pub(crate) fn expect_width(what: &'static str, x: &Tensor, axis: &str, width: i6
         return Ok(got);
     }
     Err(SaeError::Width { what, expected: format!("{axis} = {width}"), got })
+}
+
+/// Checks that `x` is float32 with `d_in` entries in the last axis, and returns all sizes.
+pub(crate) fn expect_input(x: &Tensor, d_in: i64) -> Result<Vec<i64>> {
+    let size = expect_width("the input", x, "d_in", d_in)?;
+    expect_kind("the input", x, &[Kind::Float])?;
+    Ok(size)
+}
+
+/// Sizes with another last one.
+pub(crate) fn with_last(mut size: Vec<i64>, last: i64) -> Vec<i64> {
+    if let Some(n) = size.last_mut() {
+        *n = last;
+    }
+    size
 }
 
 /// The activation of a site as an SAE reads it: `[batch, pos, d_in]`, float32. At sites with a head axis the last two are

@@ -51,13 +51,9 @@ impl<'s> Splice<'s> {
     fn apply(&self, at: Visit, act: &Tensor) -> Result<Tensor> {
         let x = as_input(at.site, act)?;
         expect_width("the input", &x, "d_in", self.sae.d_in())?;
-        if self.sae.d_in() != self.sae.d_out() {
-            let got = vec![self.sae.d_in(), self.sae.d_out()];
-            return Err(SaeError::Width {
-                what: "a transcoder is no splice: it",
-                expected: "d_out = d_in".to_owned(),
-                got,
-            });
+        if self.sae.is_transcoder() {
+            let problem = "a transcoder is no splice: its output stands for another site's activation";
+            return Err(SaeError::Parts(problem.to_owned()));
         }
         let new = match (self.clamps.is_empty(), self.keep_error) {
             (true, true) => x.shallow_clone(),
@@ -69,9 +65,10 @@ impl<'s> Splice<'s> {
                     let latent = Tensor::f_from_slice(&[feature.0 as i64])?.f_to_device(features.device())?;
                     clamped = clamped.f_index_fill(-1, &latent, *value)?;
                 }
-                let new = self.sae.decode(&clamped)?;
+                let output = |features: &Tensor| self.sae.finish(&self.sae.decode(features)?, &x);
+                let new = output(&clamped)?;
                 // The difference first: where no clamp changes a latent it is zero, and x stays as it is to the last bit.
-                if keep_error { x.f_add(&new.f_sub(&self.sae.decode(&features)?)?)? } else { new }
+                if keep_error { x.f_add(&new.f_sub(&output(&features)?)?)? } else { new }
             }
         };
         let new = new.f_reshape(act.size())?.f_to_kind(act.f_kind()?)?;

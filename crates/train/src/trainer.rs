@@ -2,7 +2,7 @@ use std::{collections::HashMap, path::Path};
 
 use rand::{SeedableRng as _, rngs::StdRng};
 use rand_distr::{Distribution as _, StandardNormal};
-use sae_core::JumpRelu;
+use sae_core::Sae;
 use tch::{Kind, Tensor};
 use tch_ext::{SafetensorsFile, TensorError, expect_shape, write_safetensors};
 
@@ -186,7 +186,7 @@ impl JumpReluTrainer {
     ///
     /// # Errors
     /// A scale that is not positive.
-    pub fn to_sae(&self, scale: f64) -> Result<JumpRelu> {
+    pub fn to_sae(&self, scale: f64) -> Result<Sae> {
         if !(scale.is_finite() && scale > 0.0) {
             return Err(TrainError::Config(format!("the scale must be positive, but is {scale}")));
         }
@@ -194,7 +194,7 @@ impl JumpReluTrainer {
         let b_enc = p.b_enc.f_sub(&p.w_enc.f_tr()?.f_mv(&p.b_dec)?)?.f_mul_scalar(scale)?;
         let scaled = |t: &Tensor| t.f_mul_scalar(scale);
         let copy = |t: &Tensor| t.f_mul_scalar(1.0);
-        Ok(JumpRelu::new(copy(&p.w_enc)?, b_enc, copy(&p.w_dec)?, scaled(&p.b_dec)?, scaled(&p.threshold)?)?)
+        Ok(Sae::jumprelu(copy(&p.w_enc)?, b_enc, copy(&p.w_dec)?, scaled(&p.b_dec)?, scaled(&p.threshold)?)?)
     }
 
     fn tensors(&self) -> [&Tensor; 5] {

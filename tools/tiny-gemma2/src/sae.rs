@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use gemma_model::{Gemma2, LoadOptions};
 use hooks::{HookPoint, HookedModelExt as _, LayerIdx, TokenBatch};
 use rand::{SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
-use sae_core::{as_input, save_gemma_scope};
+use sae_core::{as_input, formats::gemma_scope};
 use serde_json::json;
 use tch::{Kind, Tensor};
 use train::{JumpReluConfig, JumpReluTrainer};
@@ -116,7 +116,7 @@ pub(crate) fn train(run: &Path, o: &Options) -> Result<()> {
         }
     }
     trainer.save(&checkpoint)?;
-    save_gemma_scope(&trainer.to_sae(scale)?, &folder.join("params.npz"), Kind::Float)?;
+    gemma_scope::save(&trainer.to_sae(scale)?, &folder.join("params.npz"), Kind::Float)?;
     Ok(())
 }
 

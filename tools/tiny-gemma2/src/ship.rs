@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result};
 use eval::{EvalError, EvalOptions, evaluate};
 use gemma_model::{Gemma2, LoadOptions};
 use hooks::{HookPoint, LayerIdx, TokenBatch};
-use sae_core::{load_gemma_scope, save_gemma_scope};
+use sae_core::{OpenOptions, formats::gemma_scope, open};
 use serde_json::{Value, json};
-use tch::{Device, Kind};
+use tch::Kind;
 
 use crate::{baseline, data, lm};
 
@@ -23,10 +23,10 @@ pub(crate) fn ship(run: &Path, sae_folder: &str, layer: usize, assets: &Path) ->
     let config = model.config().clone();
 
     // Rounded as it will be shipped, then judged.
-    let source = load_gemma_scope(&run.join(sae_folder).join("params.npz"), Device::Cpu)?;
+    let source = open(&run.join(sae_folder).join("params.npz"), &OpenOptions::default())?.sae;
     let rounded = run.join(sae_folder).join("rounded.npz");
-    save_gemma_scope(&source, &rounded, Kind::Half)?;
-    let sae = load_gemma_scope(&rounded, Device::Cpu)?;
+    gemma_scope::save(&source, &rounded, Kind::Half)?;
+    let sae = open(&rounded, &OpenOptions::default())?.sae;
 
     let windows = data::windows(&data::load(run, "heldout")?, config.dims.n_ctx, config.bos);
     let batches =

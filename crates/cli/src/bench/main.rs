@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 use gemma_scope::tensors::{keep_freed_memory, open_device, parse_device, parse_kind};
 
-use crate::work::On;
+use crate::{sae::Shape, work::On};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum What {
@@ -29,8 +29,10 @@ enum What {
     Load,
     /// Reading the model of `--checkpoint`.
     LoadModel,
-    /// Encode, decode and forward of a JumpReLU SAE.
+    /// Encode, decode and forward of a JumpReLU SAE, and of a TopK SAE.
     Sae,
+    /// The same of an SAE too wide for memory: 256 rows of 256 numbers, 2^20 latents, unless it is said otherwise.
+    Wide,
 }
 
 /// Times this project on fixed work.
@@ -48,13 +50,19 @@ struct Flags {
     #[arg(long, default_value_t = 32)]
     tokens: usize,
     /// Rows of an SAE's input.
-    #[arg(long, default_value_t = 4096)]
+    #[arg(long, default_value_t = 4096, default_value_if("what", "wide", "256"))]
     batch: i64,
+    /// Width of an SAE's input.
+    #[arg(long, default_value_t = 2304, default_value_if("what", "wide", "256"))]
+    d_in: i64,
+    /// The latents that a TopK SAE keeps.
+    #[arg(long, default_value_t = 64)]
+    k: i64,
     /// Sequences generated side by side.
     #[arg(long, default_value_t = 1)]
     sequences: usize,
     /// Latents.
-    #[arg(long, default_value_t = 16384)]
+    #[arg(long, default_value_t = 16384, default_value_if("what", "wide", "1048576"))]
     width: i64,
     /// Mean active latents.
     #[arg(long, default_value_t = 70.0)]
@@ -73,6 +81,12 @@ struct Flags {
     plain_allocator: bool,
 }
 
+impl Flags {
+    fn shape(&self) -> Shape {
+        Shape { batch: self.batch, d_in: self.d_in, width: self.width, l0: self.l0, k: self.k }
+    }
+}
+
 fn main() -> Result<()> {
     let flags = Flags::parse();
     if !flags.plain_allocator {
@@ -87,6 +101,7 @@ fn main() -> Result<()> {
         What::LoadModel => {
             load::checkpoint(&flags.checkpoint.context("load-model needs --checkpoint DIR")?, on)
         }
-        What::Sae => sae::run(flags.batch, flags.width, flags.l0),
+        What::Sae => sae::run(&flags.shape(), on),
+        What::Wide => sae::wide(&flags.shape(), on),
     }
 }

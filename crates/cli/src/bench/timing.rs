@@ -1,6 +1,14 @@
 //! The clock and the line it prints.
 
-use std::{fs, time::Instant};
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use serde_json::json;
@@ -62,4 +70,37 @@ fn memory(line: &str) -> Option<f64> {
     let kib = status.lines().find_map(|l| l.strip_prefix(line))?;
     let kib: f64 = kib.trim().trim_end_matches(" kB").parse().ok()?;
     Some(kib / 1e6 * 1.024)
+}
+
+/// Watches the memory that belongs to no file, which mapped weights do not count to.
+pub(crate) struct AnonymousMemory {
+    start_kib: u64,
+    peak_kib: Arc<AtomicU64>,
+    done: Arc<AtomicBool>,
+}
+
+impl AnonymousMemory {
+    pub(crate) fn watch() -> Self {
+        let now = || memory("RssAnon:").map_or(0, |gb| (gb * 1e6 / 1.024) as u64);
+        let (peak_kib, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (peak, stop) = (Arc::clone(&peak_kib), Arc::clone(&done));
+        thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                peak.fetch_max(now(), Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self { start_kib: now(), peak_kib, done }
+    }
+
+    /// How far it rose, in MiB.
+    pub(crate) fn rise_mib(&self) -> u64 {
+        self.peak_kib.load(Ordering::Relaxed).saturating_sub(self.start_kib) / 1024
+    }
+}
+
+impl Drop for AnonymousMemory {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+    }
 }

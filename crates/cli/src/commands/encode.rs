@@ -6,8 +6,8 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use gemma_scope::{
     hooks::HookPoint,
-    load::load_sae,
-    sae::{SaeExt as _, SparseAutoencoder as _, as_input},
+    load::open_sae,
+    sae::{OpenOptions, SaeExt as _, SparseAutoencoder as _, as_input},
     tch::{self, Kind, Tensor},
     tensors::{SafetensorsFile, expect_finite, expect_kind, write_safetensors},
 };
@@ -42,21 +42,33 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (name, x) = read_input(&args.input)?;
     // What an SAE reads is told by its shape here: its site need not be known.
     let site: HookPoint = name.parse().unwrap_or(HookPoint::Embed);
-    let sae = load_sae(&args.sae, Some(site), args.machine.device()?, || args.machine.hub())?.sae;
-    let x = as_input(site, &x)?;
-    let recon = sae.reconstruct(&x)?;
+    let options = OpenOptions::on(args.machine.device()?);
+    let sae = open_sae(&args.sae, &options, || args.machine.hub())?.1.sae;
+    let x = as_input(site, &x)?.f_to_device(options.device)?;
+    let size = x.size();
+    let (outer, d_in) = size.split_at(size.len() - 1);
+    if d_in != [sae.d_in()] {
+        bail!(
+            "--input {}: is {size:?}, but {} reads {} numbers in the last axis",
+            args.input,
+            args.sae,
+            sae.d_in()
+        );
+    }
     let mut out: Vec<(&str, Tensor)> = Vec::new();
     let rows = x.f_reshape([-1, sae.d_in()])?;
     let sparse = sae.encode_sparse(&rows)?;
+    let recon = sae.reconstruct_from(&sparse, &rows)?.f_reshape([outer, &[sae.d_out()]].concat())?;
     if args.sparse {
         out.push(("indptr", sparse.indptr().shallow_clone()));
         out.push(("indices", sparse.indices().shallow_clone()));
         out.push(("values", sparse.values().shallow_clone()));
     } else {
-        out.push(("feature_acts", sae.encode(&x)?));
+        out.push(("feature_acts", sparse.to_dense()?.f_reshape([outer, &[sae.d_sae()]].concat())?));
     }
     out.push(("recon", recon));
-    let text = HashMap::from([("sae".to_owned(), args.sae.clone()), ("input".to_owned(), name)]);
+    let text = [("sae", args.sae.clone()), ("input", name), ("d_sae", sae.d_sae().to_string())];
+    let text = text.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<HashMap<_, _>>();
     write_safetensors(&args.out, out.iter().map(|(name, t)| (*name, t)), text)?;
     let (n, nnz) = (sparse.n_rows(), sparse.nnz());
     let l0 = if n > 0 { format!("{:.2}", nnz as f64 / n as f64) } else { "undefined".to_owned() };

@@ -7,10 +7,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use gemma_scope::{
-    hooks::{HookSet, edit},
+    hooks::{HookPoint, HookSet, edit},
     load::{LoadedModel, LoadedSae, load_sae},
     model::{GenerateOptions, Generation, Role, Sampling, Turn},
-    sae::{FeatureId, SaeExt as _, SparseAutoencoder as _, Splice},
+    sae::{FeatureId, OpenOptions, SaeExt as _, SparseAutoencoder as _, Splice},
 };
 use serde_json::json;
 
@@ -135,17 +135,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut hooks = HookSet::new();
     for steer in &args.steer {
         let sae = saes.get(&steer.latent.sae)?;
-        fits(sae, &model).context("--steer")?;
+        // A direction acts where the SAE writes, which for a transcoder is another site than where it reads.
+        let site = sae.site_out.with_context(|| format!("--steer: where {} writes is not known", sae.id))?;
+        fits(sae, site, sae.sae.d_out(), &model).context("--steer")?;
         let direction = sae.sae.direction(FeatureId(steer.latent.latent)).context("--steer")?;
         // At attention's site the SAE's width is heads times their width.
-        let shape = sae.site.shape(&model.model.config().dims, 1, 1);
+        let shape = site.shape(&model.model.config().dims, 1, 1);
         let direction = direction.f_reshape(shape.get(2..).unwrap_or_default())?;
         let positions = args.positions.positions.over(generation.prompt())?;
-        hooks.on(sae.site, edit::add(direction, steer.strength).at(positions));
+        hooks.on(site, edit::add(direction, steer.strength).at(positions));
     }
     for ablate in &args.ablate {
         let sae = saes.get(&ablate.sae)?;
-        fits(sae, &model).context("--ablate")?;
+        fits(sae, sae.site, sae.sae.d_in(), &model).context("--ablate")?;
         let splice =
             Splice::reconstruction(&sae.sae).clamp(FeatureId(ablate.latent), 0.0).context("--ablate")?;
         let positions = args.positions.positions.over(generation.prompt())?;
@@ -213,18 +215,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// An SAE that reads and writes what the model has at its site.
-fn fits(sae: &LoadedSae, model: &LoadedModel) -> Result<()> {
+/// That an SAE's `d` numbers a token are as many as the model has at a site.
+fn fits(sae: &LoadedSae, site: HookPoint, d: i64, model: &LoadedModel) -> Result<()> {
     let dims = &model.model.config().dims;
-    HookSet::new().on(sae.site, edit::zero()).check(dims)?;
-    let width: i64 = sae.site.shape(dims, 1, 1).iter().skip(2).product();
-    let (d_in, d_out) = (sae.sae.d_in(), sae.sae.d_out());
-    ensure!(
-        (d_in, d_out) == (width, width),
-        "{} reads {d_in} numbers a token and writes {d_out}, but `{}` of this model has {width}",
-        sae.id,
-        sae.site
-    );
+    HookSet::new().on(site, edit::zero()).check(dims)?;
+    let width: i64 = site.shape(dims, 1, 1).iter().skip(2).product();
+    ensure!(d == width, "{} has {d} numbers a token, but `{site}` of this model has {width}", sae.id);
     Ok(())
 }
 
@@ -253,7 +249,8 @@ impl Saes {
             if saes.iter().all(|(known, _)| known != name) {
                 saes.push((
                     name.clone(),
-                    load_sae(name, None, device, || machine.hub()).context("--steer or --ablate")?,
+                    load_sae(name, None, &OpenOptions::on(device), || machine.hub())
+                        .context("--steer or --ablate")?,
                 ));
             }
         }

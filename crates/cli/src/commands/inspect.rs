@@ -1,12 +1,12 @@
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use gemma_scope::{
-    hooks::HookPoint,
-    load::{load_sae, site_from_path},
+    load::open_sae,
     model::{Gemma2, Gemma2Config, LayerKind, LoadOptions},
-    sae::{JumpRelu, SparseAutoencoder as _},
+    sae::{Activation, Matrix, OpenOptions, Opened, SparseAutoencoder as _},
     tch::{self, Kind, Tensor},
+    tensors::kind_name,
     tiny,
 };
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use crate::{args::MachineArgs, output::say};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  gemma-scope inspect tiny/layer_3/width_2k/average_l0_40 --json")]
 pub(crate) struct Args {
-    /// A model's folder, a `params.npz` or its folder, `tiny`, `tiny/…`, or the name of a released SAE.
+    /// A model's folder, an SAE's file or folder in any of the public formats, `tiny`, `tiny/…`, or the name of a released SAE.
     path: String,
     /// Prints JSON.
     #[arg(long)]
@@ -45,19 +45,13 @@ fn facts(args: &Args) -> Result<Value> {
     if args.path == "tiny" {
         return model_facts(&tiny::model(&LoadOptions::default())?);
     }
-    if path.is_dir() && path.join("config.json").exists() {
+    let has = |file: &str| path.join(file).exists();
+    if has("config.json") && (has("model.safetensors") || has("model.safetensors.index.json")) {
         return model_facts(&Gemma2::load(path, &LoadOptions::default())?);
     }
-    if path.is_dir() && !path.join("params.npz").exists() {
-        bail!("{}: neither a model (no config.json) nor an SAE (no params.npz)", args.path);
-    }
-    let device = args.machine.device()?;
-    // A file whose path does not tell its site is worth a look all the same.
-    let known = site_from_path(&args.path);
-    let assumed = (path.exists() && known.is_none()).then_some(HookPoint::Embed);
-    let loaded = load_sae(&args.path, assumed, device, || args.machine.hub())?;
-    let hook = if assumed.is_some() { Value::Null } else { json!(loaded.site) };
-    sae_facts(&loaded.id, hook, &loaded.sae)
+    let options = OpenOptions::on(args.machine.device()?);
+    let (id, opened) = open_sae(&args.path, &options, || args.machine.hub())?;
+    sae_facts(&id, &opened)
 }
 
 fn model_facts(model: &Gemma2) -> Result<Value> {
@@ -96,22 +90,55 @@ fn model_facts(model: &Gemma2) -> Result<Value> {
     }))
 }
 
-fn sae_facts(id: &str, hook: Value, sae: &JumpRelu) -> Result<Value> {
+fn sae_facts(id: &str, opened: &Opened) -> Result<Value> {
+    let Opened { sae, about } = opened;
     let mut tensors = serde_json::Map::new();
-    for (name, tensor) in sae.parameters() {
-        let norms = if tensor.dim() == 2 {
-            let latents = if name == "W_enc" { 0 } else { 1 };
-            let norms = tensor.f_square()?.f_sum_dim_intlist(latents, false, Kind::Float)?.f_sqrt()?;
-            json!({"shape": tensor.size(), "norm_of_each_latent": spread(&norms)?})
-        } else {
-            json!({"shape": tensor.size(), "values": spread(tensor)?})
-        };
-        tensors.insert(name.to_owned(), norms);
+    for (name, matrix) in [("W_enc", sae.encoder()), ("W_dec", sae.decoder())] {
+        let norms = latent_norms(matrix, name == "W_dec")?;
+        tensors.insert(
+            name.to_owned(),
+            json!({
+                "shape": matrix.size(), "dtype": kind_name(matrix.stored_as()), "in_memory": matrix.held().is_some(),
+                "norm_of_each_latent": spread(&norms)?,
+            }),
+        );
     }
-    Ok(json!({
-        "kind": "sae", "id": id, "architecture": sae.architecture(), "hook": hook,
-        "d_in": sae.d_in(), "d_sae": sae.d_sae(), "d_out": sae.d_out(), "tensors": tensors,
-    }))
+    for (name, tensor) in sae.vectors() {
+        tensors.insert(name.to_owned(), json!({"shape": tensor.size(), "values": spread(tensor)?}));
+    }
+    if let Some(skip) = sae.w_skip() {
+        tensors.insert("W_skip".to_owned(), json!({"shape": skip.size(), "values": spread(skip)?}));
+    }
+    let mut facts = json!({
+        "kind": "sae", "id": id, "format": about.format.name(), "architecture": sae.architecture(),
+        "model": about.model, "hook": about.hook_name(), "d_in": sae.d_in(), "d_sae": sae.d_sae(), "d_out": sae.d_out(),
+        "normalize": sae.normalize().name(), "subtracts_b_dec": sae.subtracts_b_dec(), "tensors": tensors,
+    });
+    if let Activation::TopK { k } = sae.activation() {
+        facts["k"] = json!(k);
+    }
+    if sae.is_transcoder() {
+        facts["hook_out"] = json!(about.hook_out_name());
+    }
+    if !about.metadata.is_empty() {
+        facts["metadata"] = json!(about.metadata);
+    }
+    Ok(facts)
+}
+
+/// The norm of each column, or of each row, some at a time.
+fn latent_norms(matrix: &Matrix, by_row: bool) -> Result<Tensor> {
+    const AT_A_TIME: i64 = 1 << 14;
+    let [rows, columns] = matrix.size();
+    let n = if by_row { rows } else { columns };
+    let mut norms = Vec::new();
+    for first in (0..n).step_by(AT_A_TIME as usize) {
+        let some = first..(first + AT_A_TIME).min(n);
+        let part = if by_row { matrix.rows(some)? } else { matrix.columns(some)? };
+        let axis = i64::from(by_row);
+        norms.push(part.f_square()?.f_sum_dim_intlist([axis].as_slice(), false, Kind::Float)?.f_sqrt()?);
+    }
+    Ok(Tensor::f_cat(&norms, 0)?)
 }
 
 /// Smallest, mean and largest.

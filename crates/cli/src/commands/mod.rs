@@ -2,6 +2,7 @@
 
 pub(crate) mod activations;
 pub(crate) mod analyze;
+pub(crate) mod convert;
 pub(crate) mod encode;
 pub(crate) mod eval;
 pub(crate) mod generate;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dashboard::{Analysis, DashboardError, LatentActivation, PER_PROMPT, SaeAnalysis, SaeAt, analyze};
 use hooks::{HookedModelExt as _, TokenBatch};
-use sae_core::JumpRelu;
+use sae_core::Sae;
 use tch::{Kind, Tensor};
 use testkit::{normal, uniform};
 
@@ -278,11 +278,12 @@ fn an_sae_that_is_never_active() {
 fn a_latent_that_is_active_everywhere_does_not_stand_out() {
     let (tokens, prompts) = batch(&rows());
     let some = sae(64, 1);
-    let [w_enc, w_dec, b_enc, b_dec, threshold] = some.parameters().map(|(_, t)| t.copy());
+    let mut some = some.parameters().unwrap().into_iter().map(|(_, t)| t.copy());
+    let [w_enc, w_dec, b_enc, b_dec, threshold] = std::array::from_fn(|_| some.next().unwrap());
     // Latent 7 reads nothing and is always 100.
     let w_enc = w_enc.index_fill(1, &Tensor::from_slice(&[7i64]), 0.0);
     let b_enc = b_enc.index_fill(0, &Tensor::from_slice(&[7i64]), 100.0);
-    let dense = JumpRelu::new(w_enc, b_enc, w_dec, b_dec, threshold).unwrap();
+    let dense = Sae::jumprelu(w_enc, b_enc, w_dec, b_dec, threshold).unwrap();
     let saes = [at("dense", "blocks.1.hook_resid_post", &dense)];
     let analysis = analyze(&toy(), "toy", &tokens, &prompts, &saes, 1000).unwrap();
     let found = &analysis.saes[0];
@@ -310,7 +311,7 @@ fn bos_does_not_count() {
     let threshold = Tensor::from_slice(&[(norm * 0.95) as f32]);
     let zero = Tensor::from_slice(&[0.0f32]);
     let only =
-        JumpRelu::new(w_enc, zero, normal(&[1, D_MODEL], 3), normal(&[D_MODEL], 4), threshold).unwrap();
+        Sae::jumprelu(w_enc, zero, normal(&[1, D_MODEL], 3), normal(&[D_MODEL], 4), threshold).unwrap();
     let analysis = analyze(&toy(), "toy", &tokens, &prompts, &[at("only", site, &only)], 4).unwrap();
     let found = &analysis.saes[0];
     assert_eq!(found.metrics.l0, Some(0.0));
@@ -327,7 +328,7 @@ fn a_transcoder_has_latents_and_no_fvu() {
     let threshold = uniform(&[d_sae], 2.0, 6.0, 5);
     let (w_dec, b_dec) = (normal(&[d_sae, d_out], 3), normal(&[d_out], 4));
     let transcoder =
-        JumpRelu::new(normal(&[D_MODEL, d_sae], 1), normal(&[d_sae], 2), w_dec, b_dec, threshold).unwrap();
+        Sae::jumprelu(normal(&[D_MODEL, d_sae], 1), normal(&[d_sae], 2), w_dec, b_dec, threshold).unwrap();
     let analysis =
         analyze(&toy(), "toy", &tokens, &prompts, &[at("t", "hook_embed", &transcoder)], 4).unwrap();
     let found = &analysis.saes[0];

@@ -2,8 +2,7 @@
 
 use dashboard::{Prompt, SaeAt, analyze};
 use gemma_model::{Gemma2, LoadOptions};
-use sae_core::load_gemma_scope;
-use tch::Device;
+use sae_core::{OpenOptions, open};
 use testkit::{fixture, read_tokens};
 
 /// What float32 sums in another order may differ by.
@@ -23,7 +22,7 @@ fn metrics_are_the_references() {
     let prompts: Vec<Prompt> =
         tokens.rows().iter().map(|row| Prompt { text: String::new(), pieces: pieces(row) }).collect();
     let load =
-        |path: &str| load_gemma_scope(&fixture(&format!("eval/{path}/params.npz")), Device::Cpu).unwrap();
+        |path: &str| open(&fixture(&format!("eval/{path}/params.npz")), &OpenOptions::default()).unwrap().sae;
     let loaded = CASES.map(|(path, _)| load(path));
     let saes: Vec<SaeAt<'_>> = CASES
         .iter()

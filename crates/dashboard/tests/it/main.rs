@@ -14,7 +14,7 @@ mod table;
 
 use dashboard::{Analysis, Prompt, SaeAt, analyze};
 use hooks::TokenBatch;
-use sae_core::JumpRelu;
+use sae_core::Sae;
 use testkit::{ToyModel, normal, uniform};
 
 const D_MODEL: i64 = 8;
@@ -24,17 +24,17 @@ fn toy() -> ToyModel {
 }
 
 /// An SAE with some 1 in 6 latents active on a toy's activations.
-fn sae(d_sae: i64, seed: u64) -> JumpRelu {
+fn sae(d_sae: i64, seed: u64) -> Sae {
     let (w_enc, b_enc) = (normal(&[D_MODEL, d_sae], seed), normal(&[d_sae], seed + 1));
     let (w_dec, b_dec) = (normal(&[d_sae, D_MODEL], seed + 2) * 0.02, normal(&[D_MODEL], seed + 3));
-    JumpRelu::new(w_enc, b_enc, w_dec, b_dec, uniform(&[d_sae], 2.0, 6.0, seed + 4)).unwrap()
+    Sae::jumprelu(w_enc, b_enc, w_dec, b_dec, uniform(&[d_sae], 2.0, 6.0, seed + 4)).unwrap()
 }
 
 /// An SAE that is never active.
-fn silent(d_sae: i64) -> JumpRelu {
+fn silent(d_sae: i64) -> Sae {
     let zeros = |size: &[i64]| normal(size, 1) * 0.0;
     let threshold = uniform(&[d_sae], 1.0, 2.0, 3);
-    JumpRelu::new(
+    Sae::jumprelu(
         normal(&[D_MODEL, d_sae], 2) * 1e-6,
         zeros(&[d_sae]),
         zeros(&[d_sae, D_MODEL]),
@@ -54,7 +54,7 @@ fn batch(rows: &[Vec<i64>]) -> (TokenBatch, Vec<Prompt>) {
     (TokenBatch::padded(rows, 0, &[0, 1, 2]).unwrap(), prompts.collect())
 }
 
-fn at<'a>(id: &str, site: &str, sae: &'a JumpRelu) -> SaeAt<'a> {
+fn at<'a>(id: &str, site: &str, sae: &'a Sae) -> SaeAt<'a> {
     SaeAt { id: id.to_owned(), site: site.parse().unwrap(), sae }
 }
 

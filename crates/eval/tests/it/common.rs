@@ -6,7 +6,7 @@ use eval::{EvalError, EvalOptions, Report, evaluate};
 use gemma_model::{Gemma2, LoadOptions};
 use hooks::{HookPoint, HookedModel, ModelDims, Positions, TokenBatch};
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
-use sae_core::{JumpRelu, SparseAutoencoder};
+use sae_core::{Sae, SparseAutoencoder};
 use tch::{Device, Kind, Tensor};
 use testkit::{fixture, normal, read_tokens, uniform};
 
@@ -57,11 +57,11 @@ pub(crate) fn width(dims: &ModelDims, site: HookPoint) -> i64 {
 }
 
 /// An SAE with random weights, on an activation of about unit scale.
-pub(crate) fn random_sae(d_in: i64, d_sae: i64, d_out: i64, seed: u64) -> JumpRelu {
+pub(crate) fn random_sae(d_in: i64, d_sae: i64, d_out: i64, seed: u64) -> Sae {
     let w_enc = normal(&[d_in, d_sae], seed) / (d_in as f64).sqrt();
     let w_dec = normal(&[d_sae, d_out], seed + 1) / (d_sae as f64).sqrt();
     let (b_enc, b_dec) = (normal(&[d_sae], seed + 2) * 0.2, normal(&[d_out], seed + 3) * 0.2);
-    JumpRelu::new(w_enc, b_enc, w_dec, b_dec, uniform(&[d_sae], 0.2, 1.0, seed + 4)).unwrap()
+    Sae::jumprelu(w_enc, b_enc, w_dec, b_dec, uniform(&[d_sae], 0.2, 1.0, seed + 4)).unwrap()
 }
 
 pub(crate) fn zeros(size: &[i64]) -> Tensor {

@@ -4,9 +4,8 @@ use std::fs;
 
 use eval::METRICS;
 use hooks::{HookPoint, LayerIdx, Positions};
-use sae_core::{JumpRelu, load_gemma_scope};
+use sae_core::{OpenOptions, Sae, open};
 use serde_json::Value;
-use tch::Device;
 use testkit::fixture;
 
 use crate::common::{FLOAT64, assert_metric, gemma, report, tokens};
@@ -15,7 +14,7 @@ use crate::common::{FLOAT64, assert_metric, gemma, report, tokens};
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) site: HookPoint,
-    pub(crate) sae: JumpRelu,
+    pub(crate) sae: Sae,
     pub(crate) expected: Value,
 }
 
@@ -30,7 +29,7 @@ pub(crate) fn golden_cases() -> Vec<Case> {
             "attn_z" => HookPoint::AttnZ(layer),
             other => panic!("the site {other} is new"),
         };
-        let sae = load_gemma_scope(&fixture(&format!("eval/{name}/params.npz")), Device::Cpu).unwrap();
+        let sae = open(&fixture(&format!("eval/{name}/params.npz")), &OpenOptions::default()).unwrap().sae;
         Case { name, site, sae, expected }
     });
     cases.collect()

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use eval::METRICS;
 use hooks::{HookPoint, LayerIdx, Positions};
-use sae_core::JumpRelu;
+use sae_core::Sae;
 use testkit::ToyModel;
 
 use crate::common::{batch, random_sae, report, tokens};
 
 fn toy_report(site: HookPoint, rows: &[Vec<i64>]) -> eval::Report {
-    let (model, sae): (_, JumpRelu) = (ToyModel::new(2, 6, 320, 1), random_sae(6, 16, 6, 1));
+    let (model, sae): (_, Sae) = (ToyModel::new(2, 6, 320, 1), random_sae(6, 16, 6, 1));
     report(&model, site, &sae, vec![batch(rows)], Positions::Counted)
 }
 

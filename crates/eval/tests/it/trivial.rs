@@ -1,30 +1,30 @@
 //! SAEs whose scores are known beforehand.
 
 use hooks::{HookPoint, HookedModel, HookedModelExt as _, LayerIdx, Positions};
-use sae_core::JumpRelu;
+use sae_core::Sae;
 use tch::{Device, Kind, Tensor};
 use testkit::ToyModel;
 
 use crate::common::{FLOAT64, LOSS, gemma, report, tokens, width, zeros};
 
 /// `x̂ = relu(x) − relu(−x) = x`, with `W_enc = [I, −I]` and `W_dec = [I; −I]`: exact in float32.
-fn identity(d: i64) -> JumpRelu {
+fn identity(d: i64) -> Sae {
     let eye = Tensor::eye(d, (Kind::Float, Device::Cpu));
     let (w_enc, w_dec) = (Tensor::cat(&[&eye, &-&eye], 1), Tensor::cat(&[&eye, &-&eye], 0));
-    JumpRelu::new(w_enc, zeros(&[2 * d]), w_dec, zeros(&[d]), zeros(&[2 * d])).unwrap()
+    Sae::jumprelu(w_enc, zeros(&[2 * d]), w_dec, zeros(&[d]), zeros(&[2 * d])).unwrap()
 }
 
 /// Never active, `x̂ = 0`.
-fn nothing(d: i64) -> JumpRelu {
+fn nothing(d: i64) -> Sae {
     let threshold = Tensor::full([7], 1e30, (Kind::Float, Device::Cpu));
-    JumpRelu::new(zeros(&[d, 7]), zeros(&[7]), zeros(&[7, d]), zeros(&[d]), threshold).unwrap()
+    Sae::jumprelu(zeros(&[d, 7]), zeros(&[7]), zeros(&[7, d]), zeros(&[d]), threshold).unwrap()
 }
 
 /// Always `x̂ = mean`.
-fn constant(mean: Tensor) -> JumpRelu {
+fn constant(mean: Tensor) -> Sae {
     let d = mean.numel() as i64;
     let threshold = Tensor::full([7], 1e30, (Kind::Float, Device::Cpu));
-    JumpRelu::new(zeros(&[d, 7]), zeros(&[7]), zeros(&[7, d]), mean, threshold).unwrap()
+    Sae::jumprelu(zeros(&[d, 7]), zeros(&[7]), zeros(&[7, d]), mean, threshold).unwrap()
 }
 
 fn models_and_sites() -> Vec<(Box<dyn HookedModel>, HookPoint)> {

@@ -1,8 +1,8 @@
-//! SAEs that break one law each, and are otherwise a sound [`JumpRelu`].
+//! SAEs that break one law each, and are otherwise a sound [`Sae`].
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sae_core::{JumpRelu, Result, SaeError, SparseAutoencoder, SparseFeatures};
+use sae_core::{Result, Sae, SaeError, SparseAutoencoder, SparseFeatures};
 use tch::{Kind, Tensor};
 
 /// What is wrong with it.
@@ -52,24 +52,31 @@ pub(crate) enum Fault {
 
 #[derive(Debug)]
 pub(crate) struct Broken {
-    sae: JumpRelu,
+    sae: Sae,
     fault: Fault,
     shown: Tensor,
     calls: AtomicUsize,
 }
 
 impl Broken {
-    pub(crate) fn new(sae: JumpRelu, fault: Fault) -> Self {
+    pub(crate) fn new(sae: Sae, fault: Fault) -> Self {
         let shown = match fault {
-            Fault::WDecTransposed => sae.w_dec().transpose(0, 1),
-            Fault::WDecScaled => sae.w_dec() * 2.0,
-            _ => sae.w_dec().shallow_clone(),
+            Fault::WDecTransposed => sae.w_dec(0..sae.d_sae()).unwrap().transpose(0, 1),
+            Fault::WDecScaled => sae.w_dec(0..sae.d_sae()).unwrap() * 2.0,
+            _ => sae.w_dec(0..sae.d_sae()).unwrap(),
         };
         Self { sae, fault, shown, calls: AtomicUsize::new(0) }
     }
 
     fn b_dec(&self) -> Tensor {
-        self.sae.parameters().into_iter().find(|(name, _)| *name == "b_dec").unwrap().1.shallow_clone()
+        self.sae
+            .parameters()
+            .unwrap()
+            .into_iter()
+            .find(|(name, _)| *name == "b_dec")
+            .unwrap()
+            .1
+            .shallow_clone()
     }
 }
 
@@ -162,7 +169,7 @@ impl SparseAutoencoder for Broken {
         }
     }
 
-    fn w_dec(&self) -> &Tensor {
-        &self.shown
+    fn w_dec(&self, latents: std::ops::Range<i64>) -> Result<Tensor> {
+        Ok(self.shown.narrow(0, latents.start, latents.end - latents.start))
     }
 }

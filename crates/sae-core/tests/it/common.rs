@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed};
-use sae_core::JumpRelu;
+use sae_core::Sae;
 use tch::{Kind, Tensor};
 use testkit::{normal, uniform};
 
@@ -36,21 +36,21 @@ pub(crate) fn cases(cases: u32) -> Config {
 }
 
 /// An SAE with random weights and thresholds, of which some latents are on and most are off.
-pub(crate) fn random_sae(d_in: i64, d_sae: i64, d_out: i64, seed: u64) -> JumpRelu {
+pub(crate) fn random_sae(d_in: i64, d_sae: i64, d_out: i64, seed: u64) -> Sae {
     with_threshold(d_in, d_sae, d_out, seed, uniform(&[d_sae], 0.2, 1.0, seed + 5))
 }
 
 /// The same, with these thresholds.
-pub(crate) fn with_threshold(d_in: i64, d_sae: i64, d_out: i64, seed: u64, threshold: Tensor) -> JumpRelu {
+pub(crate) fn with_threshold(d_in: i64, d_sae: i64, d_out: i64, seed: u64, threshold: Tensor) -> Sae {
     let w_enc = normal(&[d_in, d_sae], seed) / (d_in as f64).sqrt();
     let w_dec = normal(&[d_sae, d_out], seed + 1) / (d_sae as f64).sqrt();
     let (b_enc, b_dec) = (normal(&[d_sae], seed + 2) * 0.2, normal(&[d_out], seed + 3) * 0.2);
-    JumpRelu::new(w_enc, b_enc, w_dec, b_dec, threshold).unwrap()
+    Sae::jumprelu(w_enc, b_enc, w_dec, b_dec, threshold).unwrap()
 }
 
 /// A parameter by the name that it has in Gemma Scope's files.
-pub(crate) fn parameter(sae: &JumpRelu, name: &str) -> Tensor {
-    let found = sae.parameters().into_iter().find(|(n, _)| *n == name);
+pub(crate) fn parameter(sae: &Sae, name: &str) -> Tensor {
+    let found = sae.parameters().unwrap().into_iter().find(|(n, _)| *n == name);
     found.unwrap_or_else(|| panic!("no {name}")).1.shallow_clone()
 }
 

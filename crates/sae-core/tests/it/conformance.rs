@@ -1,6 +1,6 @@
 //! The conformance suite: a JumpReLU SAE of any kind passes it, and what breaks a law is refused by that law's name.
 
-use sae_core::{JumpRelu, SparseAutoencoder, conformance::check};
+use sae_core::{Sae, SparseAutoencoder, conformance::check};
 use tch::{Device, Kind, Tensor};
 use testkit::normal;
 
@@ -16,7 +16,7 @@ fn everywhere(d_sae: i64, threshold: f64) -> Tensor {
     Tensor::full([d_sae], threshold, (Kind::Float, Device::Cpu))
 }
 
-fn sound() -> Vec<(&'static str, JumpRelu)> {
+fn sound() -> Vec<(&'static str, Sae)> {
     vec![
         ("random", random_sae(24, 96, 24, 1)),
         ("zero thresholds", with_threshold(24, 96, 24, 2, everywhere(96, 0.0))),

@@ -1,7 +1,7 @@
 //! Numbers that float32 holds exactly: what is at its threshold is off, and what is just above it is on.
 
 use proptest::{collection::vec, prelude::*};
-use sae_core::{JumpRelu, SparseAutoencoder as _};
+use sae_core::{Sae, SparseAutoencoder as _};
 use tch::{Device, Kind, Tensor};
 use testkit::assert_same;
 
@@ -15,7 +15,7 @@ fn a_latent_at_its_threshold_is_off() {
     let threshold = [0.5f32, 1.0, 3.0, 0.0];
     let eye = Tensor::eye(4, (Kind::Float, Device::Cpu));
     let zeros = Tensor::zeros([4], (Kind::Float, Device::Cpu));
-    let sae = JumpRelu::new(eye.copy(), zeros.copy(), eye, zeros, Tensor::from_slice(&threshold)).unwrap();
+    let sae = Sae::jumprelu(eye.copy(), zeros.copy(), eye, zeros, Tensor::from_slice(&threshold)).unwrap();
     let at = matrix(&threshold, 4);
     let above = matrix(&threshold.map(f32::next_up), 4);
     let below = matrix(&threshold.map(f32::next_down), 4);
@@ -48,7 +48,7 @@ proptest! {
         // W_enc holds whole numbers, so that products of it and of x are multiples of the unit.
         let w_enc: Vec<f32> = w[..d_in * d_sae].iter().map(|&v| v as f32).collect();
         let zeros = Tensor::zeros([d_sae as i64, 1], (Kind::Float, Device::Cpu));
-        let sae = JumpRelu::new(
+        let sae = Sae::jumprelu(
             matrix(&w_enc, d_sae as i64),
             Tensor::from_slice(&floats(&b[..d_sae])),
             zeros.copy(),

@@ -3,7 +3,7 @@
 use std::fs;
 
 use proptest::prelude::*;
-use sae_core::{JumpRelu, SparseAutoencoder as _, load_gemma_scope, read_gemma_scope, save_gemma_scope};
+use sae_core::{OpenOptions, Sae, SparseAutoencoder as _, formats::gemma_scope, open};
 use tch::{Device, Kind};
 use tch_ext::NpzFile;
 use testkit::{assert_same, fixture, normal, uniform};
@@ -11,10 +11,11 @@ use testkit::{assert_same, fixture, normal, uniform};
 use crate::common::{cases, random_sae, refused};
 
 #[track_caller]
-fn assert_equal(got: &JumpRelu, want: &JumpRelu) {
-    for ((name, got), (other, want)) in got.parameters().into_iter().zip(want.parameters()) {
+fn assert_equal(got: &Sae, want: &Sae) {
+    for ((name, got), (other, want)) in got.parameters().unwrap().into_iter().zip(want.parameters().unwrap())
+    {
         assert_eq!(name, other);
-        assert_same(name, got, want);
+        assert_same(name, &got, &want);
     }
 }
 
@@ -28,10 +29,10 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let [first, second] = ["first.npz", "second.npz"].map(|name| folder.path().join(name));
         let sae = random_sae(d_in, d_sae, d_out, seed);
-        save_gemma_scope(&sae, &first, Kind::Float).unwrap();
-        let loaded = load_gemma_scope(&first, Device::Cpu).unwrap();
+        gemma_scope::save(&sae, &first, Kind::Float).unwrap();
+        let loaded = open(&first, &OpenOptions::default()).unwrap().sae;
         assert_equal(&loaded, &sae);
-        save_gemma_scope(&loaded, &second, Kind::Float).unwrap();
+        gemma_scope::save(&loaded, &second, Kind::Float).unwrap();
         prop_assert!(fs::read(&first).unwrap() == fs::read(&second).unwrap());
     }
 
@@ -40,12 +41,12 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let [first, second] = ["first.npz", "second.npz"].map(|name| folder.path().join(name));
         let sae = random_sae(d_in, d_sae, d_in, seed);
-        save_gemma_scope(&sae, &first, Kind::Half).unwrap();
-        let loaded = load_gemma_scope(&first, Device::Cpu).unwrap();
-        for ((name, got), (_, whole)) in loaded.parameters().into_iter().zip(sae.parameters()) {
-            assert_same(name, got, &whole.to_kind(Kind::Half).to_kind(Kind::Float));
+        gemma_scope::save(&sae, &first, Kind::Half).unwrap();
+        let loaded = open(&first, &OpenOptions::default()).unwrap().sae;
+        for ((name, got), (_, whole)) in loaded.parameters().unwrap().into_iter().zip(sae.parameters().unwrap()) {
+            assert_same(name, &got, &whole.to_kind(Kind::Half).to_kind(Kind::Float));
         }
-        save_gemma_scope(&loaded, &second, Kind::Half).unwrap();
+        gemma_scope::save(&loaded, &second, Kind::Half).unwrap();
         prop_assert!(fs::read(&first).unwrap() == fs::read(&second).unwrap());
     }
 }
@@ -54,11 +55,12 @@ proptest! {
 fn the_references_files_come_back() {
     let folder = tempfile::tempdir().unwrap();
     for case in ["stored", "deflated"] {
-        let sae =
-            load_gemma_scope(&fixture(&format!("sae/gemma-scope/{case}/params.npz")), Device::Cpu).unwrap();
+        let sae = open(&fixture(&format!("sae/gemma-scope/{case}/params.npz")), &OpenOptions::default())
+            .unwrap()
+            .sae;
         let path = folder.path().join(case).join("params.npz"); // in a folder that is yet to be made
-        save_gemma_scope(&sae, &path, Kind::Float).unwrap();
-        assert_equal(&load_gemma_scope(&path, Device::Cpu).unwrap(), &sae);
+        gemma_scope::save(&sae, &path, Kind::Float).unwrap();
+        assert_equal(&open(&path, &OpenOptions::default()).unwrap().sae, &sae);
     }
 }
 
@@ -66,15 +68,17 @@ fn the_references_files_come_back() {
 fn an_open_archive_serves_as_well() {
     let path = fixture("sae/gemma-scope/stored/params.npz");
     let bytes: &'static [u8] = fs::read(&path).unwrap().leak();
-    let sae = read_gemma_scope(NpzFile::from_bytes("memory", bytes).unwrap()).unwrap();
-    assert_equal(&sae, &load_gemma_scope(&path, Device::Cpu).unwrap());
+    let sae = gemma_scope::read(NpzFile::from_bytes("memory", bytes).unwrap(), &OpenOptions::default())
+        .unwrap()
+        .sae;
+    assert_equal(&sae, &open(&path, &OpenOptions::default()).unwrap().sae);
 }
 
 #[test]
 fn the_members_are_those_of_gemma_scope() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("params.npz");
-    save_gemma_scope(&random_sae(3, 5, 4, 1), &path, Kind::Float).unwrap();
+    gemma_scope::save(&random_sae(3, 5, 4, 1), &path, Kind::Float).unwrap();
     let mut npz = NpzFile::open(&path).unwrap();
     assert_eq!(npz.names(), ["W_dec", "W_enc", "b_dec", "b_enc", "threshold"]);
     for (name, size) in [
@@ -101,7 +105,7 @@ fn other_dtypes_are_not_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("params.npz");
     for (kind, name) in [(Kind::Double, "F64"), (Kind::BFloat16, "BF16"), (Kind::Int64, "I64")] {
-        refused(save_gemma_scope(&random_sae(3, 5, 4, 1), &path, kind), &["F32 or F16", name]);
+        refused(gemma_scope::save(&random_sae(3, 5, 4, 1), &path, kind), &["F32 or F16", name]);
     }
     assert!(!path.exists());
 }
@@ -113,7 +117,7 @@ fn values_that_float16_can_not_hold_are_not_written() {
     let path = folder.path().join("params.npz");
     let w_dec = normal(&[5, 4], 1);
     let _ = w_dec.get(2).fill_(70_000.0);
-    let sae = JumpRelu::new(
+    let sae = Sae::jumprelu(
         normal(&[3, 5], 2),
         normal(&[5], 3),
         w_dec,
@@ -121,10 +125,10 @@ fn values_that_float16_can_not_hold_are_not_written() {
         uniform(&[5], 0.0, 1.0, 5),
     )
     .unwrap();
-    refused(save_gemma_scope(&sae, &path, Kind::Half), &["W_dec", "4", "infinite"]);
+    refused(gemma_scope::save(&sae, &path, Kind::Half), &["W_dec", "4", "infinite"]);
     assert!(!path.exists());
-    save_gemma_scope(&sae, &path, Kind::Float).unwrap();
-    assert_equal(&load_gemma_scope(&path, Device::Cpu).unwrap(), &sae);
+    gemma_scope::save(&sae, &path, Kind::Float).unwrap();
+    assert_equal(&open(&path, &OpenOptions::default()).unwrap().sae, &sae);
 }
 
 #[test]
@@ -132,5 +136,5 @@ fn a_place_that_can_not_be_written_is_named() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "text").unwrap();
     let path = folder.path().join("file/params.npz");
-    refused(save_gemma_scope(&random_sae(3, 5, 4, 1), &path, Kind::Float), &["file/params.npz"]);
+    refused(gemma_scope::save(&random_sae(3, 5, 4, 1), &path, Kind::Float), &["file/params.npz"]);
 }

@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sae_core::{JumpRelu, Result, load_gemma_scope};
-use tch::{Device, Kind, Tensor};
+use sae_core::{OpenOptions, Result, Sae, open};
+use tch::{Kind, Tensor};
 use tch_ext::write_npz;
 use tempfile::TempDir;
 use testkit::{fixture, normal, uniform};
@@ -41,8 +41,8 @@ fn write(members: &[(&str, Tensor)]) -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-fn load(path: &Path) -> Result<JumpRelu> {
-    load_gemma_scope(path, Device::Cpu)
+fn load(path: &Path) -> Result<Sae> {
+    Ok(open(path, &OpenOptions::default())?.sae)
 }
 
 #[track_caller]

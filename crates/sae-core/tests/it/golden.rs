@@ -1,7 +1,7 @@
 //! `fixtures/sae/gemma-scope`: what PyTorch computes with the same `params.npz` (see `sae_golden.py`).
 
-use sae_core::{SaeExt as _, SparseAutoencoder, SparseFeatures, load_gemma_scope};
-use tch::{Device, Kind, Tensor};
+use sae_core::{OpenOptions, SaeExt as _, SparseAutoencoder, SparseFeatures, open};
+use tch::{Kind, Tensor};
 use testkit::{Golden, assert_close, assert_same, fixture};
 
 use crate::common::numbers;
@@ -23,7 +23,7 @@ struct Case {
 
 fn load(case: &str) -> Case {
     let folder = format!("sae/gemma-scope/{case}");
-    let sae = load_gemma_scope(&fixture(&format!("{folder}/params.npz")), Device::Cpu).unwrap();
+    let sae = open(&fixture(&format!("{folder}/params.npz")), &OpenOptions::default()).unwrap().sae;
     let mut golden = Golden::open(&format!("{folder}/expected.safetensors"));
     let [x, features, recon] = ["x", "feature_acts", "recon"].map(|name| golden.get(name));
     Case { sae: Box::new(sae), x, features, recon }

@@ -37,7 +37,7 @@ fn of_decode() {
     let features = leaf(&sae.encode(&(normal(&[9, 12], 5) * 1.7)).unwrap());
     let g = normal(&[9, 12], 6);
     // ∂/∂f Σ g ⊙ x̂ = g W_decᵀ
-    let want = g.matmul(&sae.w_dec().transpose(0, 1));
+    let want = g.matmul(&sae.w_dec(0..sae.d_sae()).unwrap().transpose(0, 1));
     assert_close("decode", &grad(&sae.decode(&features).unwrap(), &g, &features), &want, ROUNDING);
 }
 
@@ -51,7 +51,7 @@ fn of_decode_sparse_with_respect_to_the_values() {
     let sparse = SparseFeatures::new(indptr, indices, values.shallow_clone(), 40).unwrap();
     let g = normal(&[9, 12], 9);
     // For an entry of row n and latent f: gₙ · W_dec[f].
-    let want = g.matmul(&sae.w_dec().transpose(0, 1)).masked_select(&dense.ne(0.0));
+    let want = g.matmul(&sae.w_dec(0..sae.d_sae()).unwrap().transpose(0, 1)).masked_select(&dense.ne(0.0));
     assert_close("values", &grad(&sae.decode_sparse(&sparse).unwrap(), &g, &values), &want, ROUNDING);
 }
 
@@ -61,7 +61,7 @@ fn of_reconstruct() {
     let x = leaf(&(normal(&[2, 5, 12], 11) * 1.7));
     let g = normal(&[2, 5, 7], 12);
     let active = sae.encode(&x).unwrap().ne(0.0).to_kind(Kind::Float);
-    let back = g.matmul(&sae.w_dec().transpose(0, 1)) * active;
+    let back = g.matmul(&sae.w_dec(0..sae.d_sae()).unwrap().transpose(0, 1)) * active;
     let want = back.matmul(&parameter(&sae, "W_enc").transpose(0, 1));
     assert_close("reconstruct", &grad(&sae.reconstruct(&x).unwrap(), &g, &x), &want, ROUNDING);
 }

@@ -1,7 +1,7 @@
 //! The laws of a JumpReLU SAE on random weights.
 
 use proptest::prelude::*;
-use sae_core::{JumpRelu, SaeExt as _, SparseAutoencoder as _, SparseFeatures};
+use sae_core::{Sae, SaeExt as _, SparseAutoencoder as _, SparseFeatures};
 use tch::{Device, Kind, Tensor};
 use testkit::{assert_close, assert_same, normal};
 
@@ -112,7 +112,7 @@ fn weights_of_another_shape_are_refused_by_name() {
     let build = |wrong: &str, tensor: Tensor| {
         let [w_enc, b_enc, w_dec, b_dec, threshold] =
             names.map(|name| if name == wrong { tensor.shallow_clone() } else { parameter(&good, name) });
-        JumpRelu::new(w_enc, b_enc, w_dec, b_dec, threshold)
+        Sae::jumprelu(w_enc, b_enc, w_dec, b_dec, threshold)
     };
     for (name, size) in [
         ("W_enc", vec![4, 9]),

@@ -1,7 +1,7 @@
 //! The splice on the toy model.
 
 use hooks::{ActivationCache, HookPoint, HookSet, HookedModelExt as _, LayerIdx, Positions, TokenBatch};
-use sae_core::{FeatureId, JumpRelu, SaeExt as _, SparseAutoencoder as _, Splice};
+use sae_core::{FeatureId, Sae, SaeExt as _, SparseAutoencoder as _, Splice};
 use tch::Tensor;
 use testkit::{ToyModel, assert_close, assert_same, uniform};
 
@@ -21,7 +21,7 @@ fn tokens() -> TokenBatch {
 /// Never on: its threshold is out of reach.
 const SILENT: FeatureId = FeatureId(7);
 
-fn sae() -> JumpRelu {
+fn sae() -> Sae {
     let threshold = uniform(&[D_SAE], 0.2, 1.0, 8);
     let _ = threshold.get(SILENT.0 as i64).fill_(1e6);
     with_threshold(D_MODEL, D_SAE, D_MODEL, 3, threshold)
@@ -42,7 +42,7 @@ fn clean(site: HookPoint) -> (Tensor, Tensor) {
 }
 
 /// A latent that is on at some of the positions and off at others.
-fn sometimes(sae: &JumpRelu, x: &Tensor) -> FeatureId {
+fn sometimes(sae: &Sae, x: &Tensor) -> FeatureId {
     let on = sae.encode(x).unwrap().ne(0.0).flatten(0, 1);
     let mixed = on.any_dim(0, false).logical_and(&on.all_dim(0, false).logical_not());
     FeatureId(mixed.nonzero().int64_value(&[0, 0]) as usize)

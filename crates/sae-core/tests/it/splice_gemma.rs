@@ -4,7 +4,7 @@ use gemma_model::{Gemma2, LoadOptions};
 use hooks::{
     ActivationCache, HookPoint, HookSet, HookedModel as _, HookedModelExt as _, LayerIdx, TokenBatch,
 };
-use sae_core::{FeatureId, JumpRelu, SaeExt as _, SparseAutoencoder as _, Splice, as_input};
+use sae_core::{FeatureId, Sae, SaeExt as _, SparseAutoencoder as _, Splice, as_input};
 use tch::{Kind, Tensor};
 use testkit::{assert_close, assert_same, fixture, read_tokens};
 
@@ -24,7 +24,7 @@ fn load(kind: Kind) -> (Gemma2, TokenBatch) {
     (Gemma2::load(&fixture("gemma2/mini-2b"), &options).unwrap(), read_tokens("gemma2/mini-2b/tokens.json"))
 }
 
-fn sae_for(model: &Gemma2, site: HookPoint) -> JumpRelu {
+fn sae_for(model: &Gemma2, site: HookPoint) -> Sae {
     let d_in = site.shape(model.dims(), 1, 1).iter().product();
     random_sae(d_in, 64, d_in, 4)
 }

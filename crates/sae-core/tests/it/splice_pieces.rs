@@ -2,7 +2,7 @@
 
 use hooks::{HookPoint, HookSet, LayerIdx, Positions, TokenBatch};
 use proptest::prelude::*;
-use sae_core::{FeatureId, JumpRelu, Splice};
+use sae_core::{FeatureId, Sae, Splice};
 use tch::Tensor;
 use testkit::{assert_close, assert_same, normal};
 
@@ -37,7 +37,7 @@ fn in_pieces(splice: Splice<'_>, act: &Tensor, lengths: &[i64]) -> hooks::Result
 }
 
 /// A reconstruction, a clamp in it, and a clamp that keeps the error.
-fn splices(sae: &JumpRelu) -> [Splice<'_>; 3] {
+fn splices(sae: &Sae) -> [Splice<'_>; 3] {
     let clamped = || Splice::reconstruction(sae).clamp(FeatureId(3), 2.5).unwrap();
     [Splice::reconstruction(sae), clamped(), clamped().keep_error()]
 }
