@@ -106,12 +106,12 @@ class Writer:
                     p.copy_(self.randn(*p.shape, scale=0.2))
         return module
 
-    def inputs(self, encode, d_in=D_IN):
+    def inputs(self, encode, d_in=D_IN, scales=SCALES, margin=1e-3):
         rows = []
-        for scale in SCALES:
+        for scale in scales:
             for _ in range(10_000):
                 row = scale * (1.5 * self.randn(d_in) + 0.3)
-                moved = row + 1e-3 * row.norm() / d_in**0.5 * self.randn(64, d_in)
+                moved = row + margin * row.norm() / d_in**0.5 * self.randn(64, d_in)
                 with torch.no_grad():
                     active = encode(row[None])[0] != 0
                     same = ((encode(moved) != 0) == active).all()
@@ -391,8 +391,9 @@ def sparsify(w):
 
     for case, hookpoint, config, comment in [
         ("topk", "layers.5", dict(num_latents=D_SAE, k=6), ""),
-        ("expansion", "layers.5", dict(expansion_factor=2, k=6, multi_topk=True), "num_latents 0: d_in times expansion"),
-        ("unnormalised", "layers.5", dict(num_latents=D_SAE, k=6, normalize_decoder=False), "no effect on reading"),
+        ("expansion", "layers.5", dict(expansion_factor=2, k=6), "num_latents 0: d_in times expansion"),
+        ("multi-topk", "layers.5", dict(num_latents=D_SAE, k=6, multi_topk=True),
+         "recon: decode(encode(x)); with multi_topk forward() returns the reconstruction from 4k latents instead"),
         ("groupmax", "layers.5", dict(num_latents=D_SAE, k=8, activation="groupmax"), "k groups of neighbours"),
         ("transcoder", "layers.5.mlp", dict(num_latents=D_SAE, k=6, transcode=True), "nothing subtracted from x"),
         ("skip-transcoder", "layers.5.mlp", dict(num_latents=D_SAE, k=6, transcode=True, skip_connection=True), ""),
@@ -410,7 +411,13 @@ def sparsify(w):
             top = coder.encode(x)
             return torch.zeros(x.shape[0], coder.num_latents).scatter_(-1, top.top_indices, top.top_acts)
 
-        w.add(name, f"{name}/{hookpoint}", encode, lambda f, x, coder=coder: coder(x).sae_out,
+        def decode(f, x, coder=coder):
+            if not coder.cfg.multi_topk:
+                return coder(x).sae_out
+            top = coder.encode(x)
+            return coder.decode(top.top_acts, top.top_indices)
+
+        w.add(name, f"{name}/{hookpoint}", encode, decode,
               "sparsify, SparseCoder.load_from_disk", comment)
 
 
