@@ -326,7 +326,7 @@ fn whole_rows(row: usize) -> usize {
 pub(crate) fn view_of(file: &File, start: u64, length: u64, kind: Kind, shape: &[i64]) -> Option<Tensor> {
     use std::os::fd::AsRawFd as _;
 
-    if length == 0 || start % kind.elt_size_in_bytes() as u64 != 0 {
+    if length == 0 || !start.is_multiple_of(kind.elt_size_in_bytes() as u64) {
         return None;
     }
     let (start, length) = (i64::try_from(start).ok()?, i64::try_from(length).ok()?);

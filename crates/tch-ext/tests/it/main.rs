@@ -30,3 +30,4 @@ mod torch_file;
 mod torch_file_damage;
 mod torch_pickle;
 mod weights;
+mod zip_records;

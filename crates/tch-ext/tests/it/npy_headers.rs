@@ -10,10 +10,23 @@ use crate::{
     raw_zip::{Member, archive, dict, npy},
 };
 
-/// Reads an archive whose only member is this `.npy` file.
+/// Reads an archive whose only member is this `.npy` file: in memory, and from a file, which go different ways.
 fn read(npy: Vec<u8>) -> Result<Tensor, TensorError> {
     let bytes = forever(archive(&[Member::stored("w.npy", npy)]));
-    NpzFile::from_bytes("params.npz", bytes)?.read("w")
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("params.npz");
+    std::fs::write(&path, bytes).unwrap();
+    let from_file = NpzFile::open(&path)?.read("w");
+    let from_memory = NpzFile::from_bytes("params.npz", bytes)?.read("w");
+    match (&from_file, from_memory) {
+        (Ok(one), Ok(other)) => assert_same("in memory", &other, one),
+        (Err(one), Err(other)) => {
+            let folder = format!("{}{}", folder.path().display(), std::path::MAIN_SEPARATOR);
+            assert_eq!(one.to_string().replace(&folder, ""), other.to_string());
+        }
+        (one, other) => panic!("from a file {one:?}, but from memory {other:?}"),
+    }
+    from_file
 }
 
 #[track_caller]

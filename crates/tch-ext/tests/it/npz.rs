@@ -38,6 +38,42 @@ fn what_is_written_comes_back() {
 }
 
 #[test]
+fn the_same_arrays_give_the_same_bytes_and_lie_aligned() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (folder.path().join("one.npz"), folder.path().join("other.npz"));
+    let arrays: Vec<(String, Tensor)> =
+        (0..70).map(|n| ("w".repeat(1 + n), counting(&[2, 3], Kind::Float, 1000 * n as i64))).collect();
+    for path in [&one, &other] {
+        write_npz(path, arrays.iter().map(|(n, t)| (n.as_str(), t))).unwrap();
+    }
+    let bytes = std::fs::read(&one).unwrap();
+    assert_eq!(bytes, std::fs::read(other).unwrap());
+    for (name, want) in &arrays {
+        let data = crate::common::bytes(want);
+        let at = bytes.windows(data.len()).position(|w| w == data).unwrap();
+        assert_eq!(at % 64, 0, "{name}");
+        assert_same(name, &NpzFile::open(&one).unwrap().stored(name).unwrap().tensor().unwrap(), want);
+    }
+}
+
+/// Beyond the pieces in which contiguous and other tensors are written.
+#[test]
+fn large_arrays_are_written_piece_by_piece() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.npz");
+    let large = counting(&[3000, 6001], Kind::Float, 0);
+    let turned = large.transpose(0, 1);
+    let middle = large.narrow(1, 1000, 3000);
+    let tall = large.narrow(0, 0, 4).transpose(0, 1).unsqueeze(0);
+    let all = [("large", &large), ("turned", &turned), ("middle", &middle), ("tall", &tall)];
+    write_npz(&path, all).unwrap();
+    let read = NpzFile::open(&path).unwrap().read_all().unwrap();
+    for (name, want) in all {
+        assert_same(name, &read[name], want);
+    }
+}
+
+#[test]
 fn strides_and_gradients_are_not_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("params.npz");
