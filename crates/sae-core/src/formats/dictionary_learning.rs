@@ -29,7 +29,7 @@ use super::{
 use crate::{Activation, Matrix, Result, Sae, SaeParts};
 
 /// What the trainers say of the training, in versions up to 0.1.
-const TRAINING: [&str; 43] = [
+const TRAINING: [&str; 27] = [
     "trainer_class",
     "lr",
     "steps",
@@ -52,27 +52,11 @@ const TRAINING: [&str; 43] = [
     "p_start",
     "p_end",
     "anneal_start",
-    "anneal_end",
     "sparsity_queue_length",
     "n_sparsity_updates",
     "group_fractions",
     "group_weights",
     "group_sizes",
-    "k_anneal_steps",
-    "dead_feature_threshold",
-    "lr_decay",
-    "lr_schedule",
-    "ghost_threshold",
-    "initial_sparsity_penalty",
-    "final_sparsity_penalty",
-    "sparsity_coefficient",
-    "use_wandb",
-    "save_steps",
-    "dtype",
-    "lm_revision",
-    "optimizer",
-    "momentum",
-    "log_steps",
 ];
 
 /// Opens a folder.
@@ -203,7 +187,8 @@ fn parts(class: &str, said: &Said, tensors: &mut Tensors<'_>, config: &Path) -> 
     match class {
         "AutoEncoder" | "AutoEncoderNew" => {
             let b_dec = if class == "AutoEncoder" { "bias" } else { "decoder.bias" };
-            let Dictionary { w_enc, b_enc, w_dec, b_dec, .. } = Dictionary::take(tensors, said, linear, b_dec)?;
+            let Dictionary { w_enc, b_enc, w_dec, b_dec, .. } =
+                Dictionary::take(tensors, said, linear, b_dec)?;
             let plain = SaeParts::plain(w_enc, b_enc, w_dec, b_dec, Activation::Relu);
             Ok(SaeParts { subtract_b_dec: class == "AutoEncoder", ..plain })
         }
@@ -250,7 +235,9 @@ fn parts(class: &str, said: &Said, tensors: &mut Tensors<'_>, config: &Path) -> 
             Ok(SaeParts { subtract_b_dec: true, ..plain })
         }
         "IdentityDict" => refused("`trainer.dict_class` is `IdentityDict`, which has no latents"),
-        "CrossCoder" => refused("`trainer.dict_class` is `CrossCoder`, which reads several layers and is not read"),
+        "CrossCoder" => {
+            refused("`trainer.dict_class` is `CrossCoder`, which reads several layers and is not read")
+        }
         other => refused(&format!("`trainer.dict_class` is `{other}`, which is not read")),
     }
 }
@@ -274,7 +261,8 @@ impl Dictionary {
         let d_in = tensors.size(&[(w_enc, second), (b_dec, 0), (w_dec, first)]);
         let d_sae = ("dict_size", said.d_sae.unwrap_or(d_sae));
         let d_in = ("activation_dim", said.d_in.unwrap_or(d_in));
-        let (encoder, decoder) = if linear { ([d_sae, d_in], [d_in, d_sae]) } else { ([d_in, d_sae], [d_sae, d_in]) };
+        let (encoder, decoder) =
+            if linear { ([d_sae, d_in], [d_in, d_sae]) } else { ([d_in, d_sae], [d_sae, d_in]) };
         Ok(Self {
             d_sae,
             w_enc: tensors.matrix(w_enc, encoder, linear)?,

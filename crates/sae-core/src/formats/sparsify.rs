@@ -3,7 +3,8 @@
 //! and, with `skip_connection`, `W_skip` `[d_in, d_in]`.
 //!
 //! The k largest of the activations after ReLU are kept, which is [`Activation::TopK`]. `b_dec` is subtracted from the input
-//! unless `transcode` is set; the skip reads the input as it came. `normalize_decoder` and `multi_topk` are about training.
+//! unless `transcode` is set; the skip reads the input as it came. `normalize_decoder` and `multi_topk` are about
+//! training (with the latter, their `forward` gives what 4k latents make, and `encode` and `decode` do not).
 //! `activation: groupmax` is refused. SAELens' own loader transposes `W_dec` and can't open what sparsify 1.x writes.
 
 use std::{collections::HashMap, fs, path::Path};
@@ -74,8 +75,9 @@ fn num_latents(config: &Config, metadata: &Map<String, Value>, d_in: i64) -> Res
         return Ok(n);
     }
     let factor = sizes.size("expansion_factor")?.unwrap_or(EXPANSION_FACTOR);
-    d_in.checked_mul(factor)
-        .ok_or_else(|| config.bad(&format!("`expansion_factor` is {factor}: that is more latents than can be")))
+    d_in.checked_mul(factor).ok_or_else(|| {
+        config.bad(&format!("`expansion_factor` is {factor}: that is more latents than can be"))
+    })
 }
 
 /// What the folder's name says, and the run's `config.json` above it.
@@ -94,7 +96,8 @@ fn describe(about: &mut About, path: &Path, transcode: bool) {
     // It describes the training of the whole run and changes nothing, so what can't be read of it is passed over.
     let mut run = run.and_then(|file| Config::read(&file).ok());
     let listed = run.as_mut().and_then(|run| run.take("hookpoints"));
-    let listed = listed.is_some_and(|l| l.as_array().is_some_and(|l| l.contains(&Value::from(hook.as_str()))));
+    let listed =
+        listed.is_some_and(|l| l.as_array().is_some_and(|l| l.contains(&Value::from(hook.as_str()))));
     let layer = layer_of(&hook);
     about.model = run.as_mut().and_then(|run| run.text("model").ok().flatten());
     if !listed && layer.is_none() && !hook.starts_with("layers.") && !hook.starts_with("h.") {
