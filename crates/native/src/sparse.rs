@@ -208,6 +208,64 @@ impl Candidates {
     }
 }
 
+/// Keeps the largest entry of each group of consecutive latents where it is positive, for each of n rows; of equal ones the
+/// first.
+#[derive(Debug)]
+pub struct GroupMax {
+    groups: usize,
+    /// Latents in a group.
+    size: usize,
+    /// Of each row and group the best so far, `[rows · groups]`; 0 where none is positive.
+    best: Vec<(f32, u32)>,
+}
+
+impl GroupMax {
+    /// Of `rows` rows, nothing yet.
+    pub fn new(rows: usize, groups: usize, size: usize) -> Self {
+        Self { groups, size, best: vec![(0.0, 0); rows * groups] }
+    }
+
+    /// As [`TopK::add`].
+    pub fn add(&mut self, tile: &Tensor, first: u32, bias: &[f32]) -> bool {
+        let rows = self.best.len().checked_div(self.groups).unwrap_or(0);
+        let Some(len) = tile_width(tile, rows).filter(|len| *len == bias.len()) else { return false };
+        if rows == 0 || len == 0 {
+            return true;
+        }
+        if first as usize + len > self.groups * self.size {
+            return false;
+        }
+        // SAFETY: as in `Selection::add`.
+        let tile = unsafe { slice::<f32>(tile, rows * len) };
+        let (groups, size, band) = (self.groups, self.size, band(rows));
+        self.best.par_chunks_mut(band * groups).zip(tile.par_chunks(band * len)).for_each(|(best, tile)| {
+            for (best, tile) in best.chunks_exact_mut(groups).zip(tile.chunks_exact(len)) {
+                for (latent, (g, bias)) in (first..).zip(tile.iter().zip(bias)) {
+                    let (value, best) = (g + bias, &mut best[latent as usize / size]);
+                    // Of several NaN the first stays.
+                    if above(value, best.0) && !best.0.is_nan() {
+                        *best = (value, latent);
+                    }
+                }
+            }
+        });
+        true
+    }
+
+    /// The entries by row, latents ascending.
+    pub fn finish(self) -> Csr {
+        let mut csr = Csr { indptr: vec![0], ..Csr::default() };
+        for row in self.best.chunks(self.groups.max(1)) {
+            for (value, latent) in row.iter().filter(|(value, _)| *value != 0.0) {
+                csr.indices.push(i64::from(*latent));
+                csr.values.push(*value);
+            }
+            csr.indptr.push(csr.indices.len() as i64);
+        }
+        csr
+    }
+}
+
 /// `out[i] = bias + Σ values[e] · rows[indices[e]]` over the entries e of row i: `indptr` `[n + 1]`, `indices` and `values`
 /// `[nnz]`, `rows` `[d_sae, d_out]`, `bias` `[d_out]`, to `[n, d_out]`. Each chosen row is read once for each entry.
 ///
@@ -312,45 +370,54 @@ fn scan(row: &[f32], rule: Rule<'_>, found: impl FnMut(u32, f32)) {
     scan_as_written(row, rule, found);
 }
 
-/// Calls `found` for each active entry of a row. Few are, so eight at a time are asked whether there is any.
+/// Calls `found` for each active entry of a row. Few are, so many at a time are asked whether there is any.
 #[inline(always)]
 fn scan_as_written(row: &[f32], rule: Rule<'_>, mut found: impl FnMut(u32, f32)) {
     const LANES: usize = 32;
     match rule {
         Rule::Above { bias, threshold } => {
-            let value = |i: usize| row[i] + bias[i];
-            let groups = row.as_chunks::<LANES>().0.iter().zip(bias.as_chunks::<LANES>().0);
-            for (g, ((row, bias), threshold)) in groups.zip(threshold.as_chunks::<LANES>().0).enumerate() {
+            let (rows, row_rest) = row.as_chunks::<LANES>();
+            let (biases, bias_rest) = bias.as_chunks::<LANES>();
+            let (thresholds, threshold_rest) = threshold.as_chunks::<LANES>();
+            for (group, ((row, bias), threshold)) in rows.iter().zip(biases).zip(thresholds).enumerate() {
                 let mut any = 0u32;
                 for i in 0..LANES {
-                    // Not `>`: NaN is found too.
-                    any |= u32::from(!(row[i] + bias[i] <= threshold[i]));
+                    any |= u32::from(above(row[i] + bias[i], threshold[i]));
                 }
                 if any != 0 {
                     for i in 0..LANES {
                         let value = row[i] + bias[i];
-                        if !(value <= threshold[i]) {
-                            found((g * LANES + i) as u32, value);
+                        if above(value, threshold[i]) {
+                            found((group * LANES + i) as u32, value);
                         }
                     }
                 }
             }
-            for i in row.len() / LANES * LANES..row.len() {
-                if !(value(i) <= threshold[i]) {
-                    found(i as u32, value(i));
+            for (i, ((g, bias), threshold)) in row_rest.iter().zip(bias_rest).zip(threshold_rest).enumerate()
+            {
+                if above(g + bias, *threshold) {
+                    found((rows.len() * LANES + i) as u32, g + bias);
                 }
             }
         }
         Rule::Gated { gate_bias, scale, bias } => {
-            for i in 0..row.len() {
-                let off = row[i] + gate_bias[i] <= 0.0;
-                let value = row[i] * scale[i] + bias[i];
-                if !off && !(value <= 0.0) {
+            for (i, (g, ((gate_bias, scale), bias))) in
+                row.iter().zip(gate_bias.iter().zip(scale).zip(bias)).enumerate()
+            {
+                let value = g * scale + bias;
+                if above(g + gate_bias, 0.0) && above(value, 0.0) {
                     found(i as u32, value);
                 }
             }
         }
     }
+}
+
+/// NaN is above everything, so that it shows.
+#[inline(always)]
+fn above(value: f32, bound: f32) -> bool {
+    let at_or_below = value <= bound;
+    !at_or_below
 }
 
 fn add_weighted(sum: &mut [f32], chosen: &[(f32, &[f32])]) {

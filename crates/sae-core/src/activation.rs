@@ -1,4 +1,4 @@
-use native::{Csr, Rule, Selection, TopK};
+use native::{Csr, GroupMax, Rule, Selection, TopK};
 use tch::{Device, Kind, Tensor};
 
 use crate::{Result, SaeError, SparseFeatures};
@@ -21,6 +21,12 @@ pub enum Activation {
         /// The most latents of a token.
         k: i64,
     },
+    /// As TopK, but the largest of each of k groups of consecutive latents (`groupmax` of EleutherAI's sparsify,
+    /// `fused_encoder.py`).
+    GroupMax {
+        /// The number of groups; divides `d_sae`.
+        k: i64,
+    },
     /// `f = H(π) ⊙ ReLU(exp(r_mag) ⊙ (x W_enc) + b_mag)`, where the gate's bias stands for `b_enc` in π (arXiv 2404.16014,
     /// section 3.2, with tied weights).
     Gated {
@@ -35,7 +41,7 @@ impl Activation {
     /// Its tensors by the field's names, each `[d_sae]`.
     pub fn parameters(&self) -> Vec<(&'static str, &Tensor)> {
         match self {
-            Self::Relu | Self::TopK { .. } => Vec::new(),
+            Self::Relu | Self::TopK { .. } | Self::GroupMax { .. } => Vec::new(),
             Self::JumpRelu { threshold } => vec![("threshold", threshold)],
             Self::Gated { r_mag, b_mag } => vec![("r_mag", r_mag), ("b_mag", b_mag)],
         }
@@ -46,6 +52,7 @@ impl Activation {
             Self::Relu => Self::Relu,
             Self::JumpRelu { threshold } => Self::JumpRelu { threshold: threshold.f_to_device(device)? },
             Self::TopK { k } => Self::TopK { k: *k },
+            Self::GroupMax { k } => Self::GroupMax { k: *k },
             Self::Gated { r_mag, b_mag } => {
                 Self::Gated { r_mag: r_mag.f_to_device(device)?, b_mag: b_mag.f_to_device(device)? }
             }
@@ -64,6 +71,10 @@ impl Activation {
             }
             Self::TopK { k } => {
                 let off = top_k_mask(&pre, *k)?.f_logical_not()?;
+                Ok(pre.f_relu()?.f_masked_fill(&off, 0.0)?)
+            }
+            Self::GroupMax { k } => {
+                let off = group_max_mask(&pre, *k)?.f_logical_not()?;
                 Ok(pre.f_relu()?.f_masked_fill(&off, 0.0)?)
             }
             Self::Gated { r_mag, b_mag } => {
@@ -94,12 +105,22 @@ fn top_k_mask(pre: &Tensor, k: i64) -> Result<Tensor> {
     Ok(mask.f_view(-1)?.f_index_fill(0, &flat, 1)?.f_view([n, d_sae])?)
 }
 
+/// Where the largest of each of k groups of each row is: `[n, d_sae]`, bool. (libtorch's `argmax` takes the first, too.)
+fn group_max_mask(pre: &Tensor, k: i64) -> Result<Tensor> {
+    let (n, d_sae) = pre.size2()?;
+    let groups = pre.f_detach()?.f_reshape([n, k, d_sae / k.max(1)])?;
+    let chosen = groups.f_argmax(2, true)?;
+    let mask = Tensor::f_zeros(groups.size(), (Kind::Bool, pre.device()))?;
+    Ok(mask.f_scatter_value(2, &chosen, 1)?.f_reshape([n, d_sae])?)
+}
+
 /// The active latents of a block of rows, collected while `g` is made, one tile of latents after another: nothing as large as
 /// `[n, d_sae]` ever is.
 pub(crate) enum Collector {
     Above { selection: Selection, bias: Vec<f32>, threshold: Vec<f32> },
     Gated { selection: Selection, gate_bias: Vec<f32>, scale: Vec<f32>, bias: Vec<f32> },
     Top { top: TopK, bias: Vec<f32> },
+    Groups { groups: GroupMax, bias: Vec<f32> },
 }
 
 impl Collector {
@@ -123,6 +144,10 @@ impl Collector {
                 bias: floats(b_mag)?,
             },
             Activation::TopK { k } => Self::Top { top: TopK::new(rows, *k as usize), bias: floats(bias)? },
+            Activation::GroupMax { k } => {
+                let bias = floats(bias)?;
+                Self::Groups { groups: GroupMax::new(rows, *k as usize, bias.len() / *k as usize), bias }
+            }
         })
     }
 
@@ -147,6 +172,7 @@ impl Collector {
                 selection.add(g, first as u32, rule)
             }
             Self::Top { top, bias } => top.add(g, first as u32, part(bias, first, len)),
+            Self::Groups { groups, bias } => groups.add(g, first as u32, part(bias, first, len)),
         };
         if taken { Ok(()) } else { Err(SaeError::Sparse("pre-activations must be float32".to_owned())) }
     }
@@ -155,6 +181,7 @@ impl Collector {
         let csr = match self {
             Self::Above { selection, .. } | Self::Gated { selection, .. } => selection.finish(),
             Self::Top { top, .. } => top.finish(),
+            Self::Groups { groups, .. } => groups.finish(),
         };
         sparse(csr, d_sae)
     }

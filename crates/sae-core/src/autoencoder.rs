@@ -13,8 +13,8 @@ use crate::{
 /// Rows that are encoded side by side: the weights are gone through once for each such block.
 const ROWS_AT_A_TIME: i64 = 4096;
 
-/// Pre-activations that exist at a time, in elements: 32 MiB.
-const TILE: i64 = 1 << 23;
+/// Pre-activations that exist at a time, in elements: 16 MiB, which glibc's allocator keeps for the next tile.
+const TILE: i64 = 1 << 22;
 
 /// An SAE or transcoder of any of the public architectures: they differ in the [`Activation`] and in what is done to the
 /// input.
@@ -40,6 +40,8 @@ pub struct Sae {
     normalize: Normalize,
     subtract_b_dec: bool,
     transcoder: bool,
+    /// Pre-activations that exist at a time.
+    tile: i64,
 }
 
 /// What an [`Sae`] is put together of.
@@ -187,6 +189,9 @@ impl Sae {
             Activation::TopK { k } if !(1..=d_sae).contains(k) => {
                 return bad(format!("k must lie between 1 and d_sae = {d_sae}, but is {k}"));
             }
+            Activation::GroupMax { k } if *k < 1 || d_sae % *k != 0 => {
+                return bad(format!("the number of groups must divide d_sae = {d_sae}, but is {k}"));
+            }
             _ => (),
         }
         let (d_in, d_out) = (self.d_in(), self.d_out());
@@ -284,7 +289,7 @@ impl Sae {
     /// The active latents of x̃, `[n, d_in]`, tile by tile of latents.
     fn tiles(&self, x: &Tensor) -> Result<SparseFeatures> {
         let (n, d_sae) = (x.size2()?.0, self.d_sae());
-        let len = (TILE / n.max(1)).clamp(64, d_sae.max(64));
+        let len = (self.tile / n.max(1)).clamp(64, d_sae.max(64));
         let mut active = Collector::new(&self.activation, &self.b_enc, n as usize)?;
         for first in (0..d_sae).step_by(len as usize) {
             let w_enc = self.w_enc.columns(first..(first + len).min(d_sae))?;
@@ -319,6 +324,9 @@ impl SparseAutoencoder for Sae {
             (Activation::TopK { .. }, false, false) => "topk",
             (Activation::TopK { .. }, true, false) => "topk_transcoder",
             (Activation::TopK { .. }, _, true) => "topk_skip_transcoder",
+            (Activation::GroupMax { .. }, false, false) => "groupmax",
+            (Activation::GroupMax { .. }, true, false) => "groupmax_transcoder",
+            (Activation::GroupMax { .. }, _, true) => "groupmax_skip_transcoder",
             (Activation::Gated { .. }, false, false) => "gated",
             (Activation::Gated { .. }, true, false) => "gated_transcoder",
             (Activation::Gated { .. }, _, true) => "gated_skip_transcoder",
@@ -360,7 +368,7 @@ impl SparseAutoencoder for Sae {
         }
         let x = self.prepared(x)?;
         let by_kernels = self.by_kernels(&x);
-        let at_a_time = if by_kernels { ROWS_AT_A_TIME } else { (TILE / self.d_sae().max(1)).max(64) };
+        let at_a_time = if by_kernels { ROWS_AT_A_TIME } else { (self.tile / self.d_sae().max(1)).max(64) };
         let mut parts = Vec::new();
         for rows in x.f_split(at_a_time, 0)? {
             parts.push(if by_kernels {
@@ -376,7 +384,8 @@ impl SparseAutoencoder for Sae {
         let size = expect_width("the features", features, "d_sae", self.d_sae())?;
         let features = features.f_reshape([-1, self.d_sae()])?;
         let mut rows = self.b_dec.f_expand([features.size2()?.0, self.d_out()], false)?;
-        let at_a_time = if self.w_dec.held().is_some() { self.d_sae() } else { TILE / self.d_out().max(1) };
+        let at_a_time =
+            if self.w_dec.held().is_some() { self.d_sae() } else { self.tile / self.d_out().max(1) };
         for first in (0..self.d_sae()).step_by(at_a_time.max(1) as usize) {
             let latents = first..(first + at_a_time).min(self.d_sae());
             let some = features.f_narrow(1, latents.start, latents.end - latents.start)?;

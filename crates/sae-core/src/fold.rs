@@ -21,7 +21,7 @@ impl SaeParts {
     /// Latents n times as large, written with decoder rows n times as small: `W_enc · n`, `b_enc · n`, `θ · n`, `b_mag · n`,
     /// `W_dec / n`; n is `[d_sae]` and positive.
     ///
-    /// The output stays what it was, but for TopK: there n says which latents are the largest. That is how
+    /// The output stays what it was, but for TopK and GroupMax: there n says which latents are the largest. That is how
     /// `rescale_acts_by_decoder_norm` is read.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ impl Sae {
     /// # Errors
     /// A TopK SAE, of which other latents might then be the largest; the system's.
     pub fn fold_decoder_norms(self) -> Result<Self> {
-        if let Activation::TopK { .. } = self.activation() {
+        if let Activation::TopK { .. } | Activation::GroupMax { .. } = self.activation() {
             let problem = "a TopK SAE's decoder norms can't be folded: other latents would be the largest";
             return Err(SaeError::Parts(problem.to_owned()));
         }
@@ -137,7 +137,7 @@ impl Sae {
                     ..parts
                 }
             }
-            Activation::TopK { .. } => {
+            Activation::TopK { .. } | Activation::GroupMax { .. } => {
                 let problem = "a TopK SAE is no JumpReLU SAE: its threshold depends on the token";
                 return Err(SaeError::Parts(problem.to_owned()));
             }

@@ -38,10 +38,17 @@ pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
         if let Some(out) = linear_few_rows(&x.f_reshape([rows, d_in])?.f_contiguous()?, w)? {
             return Ok(out.f_reshape(shape)?);
         }
-    } else if kind == Kind::Float && w.is_contiguous() && has_onednn() {
+    } else if kind == Kind::Float && lies_in_rows(w) && has_onednn() {
         return Ok(by_onednn(&x.f_reshape([rows, d_in])?.f_contiguous()?, w)?.f_reshape(shape)?);
     }
     plain()
+}
+
+/// Whether the matrix, or its transpose, lies in memory row by row (with other numbers between the rows, perhaps): a view of
+/// some columns of a `[d_in, d_out]` matrix, say, turned around.
+fn lies_in_rows(w: &Tensor) -> bool {
+    let (size, stride) = (w.size(), w.stride());
+    matches!((&size[..], &stride[..]), (&[n, m], &[a, b]) if (b == 1 && a >= m) || (a == 1 && b >= n))
 }
 
 /// oneDNN returns a tensor of its own kind, and the copy of it back is the result. Of a large product that copy is made
