@@ -62,7 +62,12 @@ impl Config {
 
     /// Whether the key is (still) there, and not `null`.
     pub(crate) fn has(&self, key: &str) -> bool {
-        self.map.get(key).is_some_and(|v| !v.is_null())
+        self.get(key).is_some()
+    }
+
+    /// A value that stays in it.
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|v| !v.is_null())
     }
 
     /// Takes a value of any type.

@@ -13,7 +13,6 @@ pub mod openai;
 pub mod openmoss;
 pub mod saelens;
 pub mod sparsify;
-mod weights;
 mod tensors;
 mod yaml;
 
