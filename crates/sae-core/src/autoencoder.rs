@@ -180,8 +180,8 @@ impl Sae {
 
     fn check(&self) -> Result<()> {
         let size = |tensor: &Tensor, axis: usize| tensor.size().get(axis).copied();
-        let [enc_rows, enc_cols] = self.w_enc.size().map(Some);
-        let [dec_rows, dec_cols] = self.w_dec.size().map(Some);
+        let of = |matrix: &Matrix| [0, 1].map(|axis| matrix.axes().get(axis).copied());
+        let ([enc_rows, enc_cols], [dec_rows, dec_cols]) = (of(&self.w_enc), of(&self.w_dec));
         let of_activation = self.activation.parameters();
         let mut d_sae = vec![enc_cols, dec_rows, size(&self.b_enc, 0)];
         d_sae.extend(of_activation.iter().map(|(_, t)| size(t, 0)));
@@ -189,11 +189,11 @@ impl Sae {
         let d_sae = ("d_sae", commonest(&d_sae));
         let d_out = ("d_out", commonest(&[dec_cols, size(&self.b_dec, 0), enc_rows]));
         let matrix = |what: &str, matrix: &Matrix, axes: [(&str, i64); 2]| {
-            if matrix.size() == axes.map(|(_, n)| n) {
+            if matrix.axes() == axes.map(|(_, n)| n) {
                 return matrix.held().map_or(Ok(()), |held| expect_parameter(what, held));
             }
             let expected = format!("[{}={}, {}={}]", axes[0].0, axes[0].1, axes[1].0, axes[1].1);
-            let got = matrix.size().to_vec();
+            let got = matrix.axes();
             Err(TensorError::Shape { what: what.to_owned(), expected, got }.into())
         };
         matrix("W_enc", &self.w_enc, [d_in, d_sae])?;

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::{Activation, Result, Sae, SaeError, SaeParts};
+use crate::{Activation, Result, Sae, SaeError, SaeParts, SparseAutoencoder as _};
 
 /// A decoder row's norm is taken to be at least this, so that a row of zeros can be divided by it (as in SAELens).
 const SMALLEST_NORM: f64 = 1e-8;
@@ -92,27 +92,46 @@ impl Sae {
     /// # Errors
     /// The system's.
     pub fn fold_pre_encoder_bias(self) -> Result<Self> {
-        if !self.subtracts_b_dec() {
+        if self.subtracts_b_dec() { self.with_bias_shifted(-1.0, false) } else { Ok(self) }
+    }
+
+    /// `b_dec` subtracted from the input, and `b_enc + b_dec W_enc` the encoder's bias: the reverse of
+    /// [`fold_pre_encoder_bias`](Self::fold_pre_encoder_bias).
+    ///
+    /// # Errors
+    /// An input and output of different widths; the system's.
+    pub fn unfold_pre_encoder_bias(self) -> Result<Self> {
+        if self.subtracts_b_dec() {
             return Ok(self);
         }
+        if self.d_in() != self.d_out() {
+            let problem = "b_dec can't be subtracted from an input of another width".to_owned();
+            return Err(SaeError::Parts(problem));
+        }
+        self.with_bias_shifted(1.0, true)
+    }
+
+    /// The encoder's bias moved by `sign · b_dec W_enc`.
+    fn with_bias_shifted(self, sign: f64, subtract_b_dec: bool) -> Result<Self> {
         let parts = self.into_parts();
         // In float64: the sum is over d_in products, and the result stands for every token's.
-        let w_enc = parts.w_enc.whole()?.f_to_kind(Kind::Double)?;
-        let shift =
-            parts.b_dec.f_to_kind(Kind::Double)?.f_unsqueeze(0)?.f_matmul(&w_enc)?.f_squeeze_dim(0)?;
-        let b_enc = parts.b_enc.f_to_kind(Kind::Double)?.f_sub(&shift)?.f_to_kind(Kind::Float)?;
+        let double = |t: &Tensor| t.f_to_kind(Kind::Double);
+        let w_enc = double(&parts.w_enc.whole()?)?;
+        let shift = double(&parts.b_dec)?.f_unsqueeze(0)?.f_matmul(&w_enc)?.f_squeeze_dim(0)?;
+        let shift = shift.f_mul_scalar(sign)?;
+        let b_enc = double(&parts.b_enc)?.f_add(&shift)?.f_to_kind(Kind::Float)?;
         let activation = match parts.activation {
             Activation::Gated { r_mag, b_mag } => {
-                let magnitude = shift.f_mul(&r_mag.f_to_kind(Kind::Double)?.f_exp()?)?;
-                let b_mag = b_mag.f_to_kind(Kind::Double)?.f_sub(&magnitude)?.f_to_kind(Kind::Float)?;
+                let magnitude = shift.f_mul(&double(&r_mag)?.f_exp()?)?;
+                let b_mag = double(&b_mag)?.f_add(&magnitude)?.f_to_kind(Kind::Float)?;
                 Activation::Gated { r_mag, b_mag }
             }
             other => other,
         };
-        Self::new(SaeParts { b_enc, activation, subtract_b_dec: false, ..parts })
+        Self::new(SaeParts { b_enc, activation, subtract_b_dec, ..parts })
     }
 
-    /// The same function as JumpReLU: ReLU has the threshold 0; a Gated SAE is JumpReLU of `x (W_enc ⊙ exp(r_mag)) + b_mag` with
+    /// The same function as JumpReLU with thresholds that are not negative: ReLU has the threshold 0; a Gated SAE is JumpReLU of `x (W_enc ⊙ exp(r_mag)) + b_mag` with
     /// `θ = max(0, b_mag − exp(r_mag) b_gate)` (arXiv 2404.16014, section 3.2).
     ///
     /// # Errors
@@ -121,6 +140,7 @@ impl Sae {
         let parts = self.into_parts();
         let parts = match parts.activation {
             Activation::JumpRelu { threshold } => {
+                let threshold = threshold.f_clamp_min(0.0)?;
                 SaeParts { activation: Activation::JumpRelu { threshold }, ..parts }
             }
             Activation::Relu => {

@@ -56,6 +56,14 @@ impl Matrix {
         Ok(Self { place: Place::Held(tensor), stored_as: stored.kind() })
     }
 
+    /// The sizes of its axes, which for a matrix that [`Sae::new`](crate::Sae::new) would refuse need not be two.
+    pub(crate) fn axes(&self) -> Vec<i64> {
+        match &self.place {
+            Place::Held(tensor) => tensor.size(),
+            Place::File { .. } => self.size().to_vec(),
+        }
+    }
+
     /// Rows and columns.
     pub fn size(&self) -> [i64; 2] {
         let (size, transposed) = match &self.place {
@@ -96,11 +104,14 @@ impl Matrix {
                 } else {
                     stored.columns(start, len)?
                 };
-                if start <= seen.get() && range.end > seen.get() {
-                    expect_finite(stored.what(), &part)?;
+                if range.end <= seen.get() {
+                    return Ok(part.f_to_kind(Kind::Float)?);
+                }
+                let part = checked(stored.what(), &part)?;
+                if start <= seen.get() {
                     seen.set(range.end);
                 }
-                Ok(part.f_to_kind(Kind::Float)?)
+                Ok(part)
             }
         }
     }
@@ -119,8 +130,7 @@ impl Matrix {
                 } else {
                     stored.rows(start, len)?
                 };
-                expect_finite(stored.what(), &part)?;
-                Ok(part.f_to_kind(Kind::Float)?)
+                checked(stored.what(), &part)
             }
         }
     }
@@ -136,13 +146,16 @@ impl Matrix {
         };
         let part = if transposed {
             let columns = Vec::<i64>::try_from(indices)?;
+            if columns.is_empty() {
+                return Ok(Tensor::f_zeros([0, self.size()[1]], (Kind::Float, Device::Cpu))?);
+            }
             let columns = columns.iter().map(|i| stored.columns(*i, 1)).collect::<Result<Vec<_>, _>>()?;
-            Tensor::f_cat(&columns, 1)?.f_tr()?
+            // The kernel that sums rows wants each in one piece.
+            Tensor::f_cat(&columns, 1)?.f_tr()?.f_contiguous()?
         } else {
             stored.select_rows(indices)?
         };
-        expect_finite(stored.what(), &part)?;
-        Ok(part.f_to_kind(Kind::Float)?)
+        checked(stored.what(), &part)
     }
 
     /// All of it, in memory.
@@ -150,8 +163,11 @@ impl Matrix {
     /// # Errors
     /// As [`rows`](Self::rows).
     pub fn whole(&self) -> Result<Tensor> {
-        let [rows, _] = self.size();
-        self.rows(0..rows)
+        match &self.place {
+            // The tensor itself: to train it is to train the SAE.
+            Place::Held(tensor) => Ok(tensor.shallow_clone()),
+            Place::File { .. } => self.rows(0..self.size()[0]),
+        }
     }
 
     /// Moves it to a device: what lies in a file is read for a device that is not the CPU.
@@ -182,6 +198,13 @@ impl Matrix {
         }
         Ok((range.start, range.end - range.start))
     }
+}
+
+/// As float32, without NaN and infinity: float64's largest values become infinite.
+fn checked(what: &str, part: &Tensor) -> Result<Tensor> {
+    let part = part.f_to_kind(Kind::Float)?;
+    expect_finite(what, &part)?;
+    Ok(part)
 }
 
 fn expect_readable(what: &str, kind: Kind) -> Result<()> {

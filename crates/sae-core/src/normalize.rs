@@ -57,8 +57,10 @@ impl Normalize {
 /// Mean and unbiased standard deviation: `[.., 1]` each.
 fn mean_and_std(x: &Tensor) -> Result<(Tensor, Tensor)> {
     let mean = x.f_mean_dim(Some([-1].as_slice()), true, Kind::Float)?;
-    let std = x.f_std_dim(Some([-1].as_slice()), true, true)?;
-    Ok((mean, std))
+    let squares = x.f_sub(&mean)?.f_square()?.f_sum_dim_intlist([-1].as_slice(), true, Kind::Float)?;
+    // libtorch's own would print a warning where there are no rows.
+    let d = x.size().last().copied().unwrap_or(1);
+    Ok((mean, squares.f_div_scalar((d - 1) as f64)?.f_sqrt()?))
 }
 
 fn root_d_over_norm(x: &Tensor) -> Result<Tensor> {

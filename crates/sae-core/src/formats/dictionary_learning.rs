@@ -28,37 +28,6 @@ use super::{
 };
 use crate::{Activation, Matrix, Result, Sae, SaeParts};
 
-/// What the trainers say of the training, in versions up to 0.1.
-const TRAINING: [&str; 27] = [
-    "trainer_class",
-    "lr",
-    "steps",
-    "seed",
-    "device",
-    "wandb_name",
-    "warmup_steps",
-    "decay_start",
-    "resample_steps",
-    "sparsity_warmup_steps",
-    "l1_penalty",
-    "auxk_alpha",
-    "threshold_beta",
-    "threshold_start_step",
-    "top_k_aux",
-    "bandwidth",
-    "sparsity_penalty",
-    "target_l0",
-    "sparsity_function",
-    "p_start",
-    "p_end",
-    "anneal_start",
-    "sparsity_queue_length",
-    "n_sparsity_updates",
-    "group_fractions",
-    "group_weights",
-    "group_sizes",
-];
-
 /// Opens a folder.
 ///
 /// # Errors
@@ -121,8 +90,8 @@ fn read_config(path: &Path) -> Result<Said> {
     let layer = trainer.take("layer");
     let buffer = config.object("buffer")?;
     config.finish()?;
-    about.metadata = trainer.harmless(&TRAINING);
-    trainer.finish()?;
+    // The class and the tensors make the function; what else a trainer says, and each version says more, is of the training.
+    about.metadata = trainer.rest();
     let mut io = None;
     if let Some(buffer) = buffer {
         // It says where the training's activations came from; `io` alone is about the SAE.

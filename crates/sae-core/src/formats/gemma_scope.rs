@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 use tch_ext::{NpzFile, TensorError, expect_finite, expect_kind, kind_name, write_npz};
 
 use super::{About, Format, OpenOptions, Opened};
-use crate::{Activation, Matrix, Normalize, Result, Sae, SaeError, SparseAutoencoder as _};
+use crate::{Matrix, Normalize, Result, Sae, SaeError, SparseAutoencoder as _};
 
 /// Opens a `params.npz`. The released files hold float32; float16 is read as well, and computed in float32.
 ///
@@ -54,6 +54,10 @@ pub fn read(mut npz: NpzFile, options: &OpenOptions) -> Result<Opened> {
         return Err(SaeError::File { file, problem });
     }
     let (b_enc, b_dec, threshold) = (vector(&b_enc)?, vector(&b_dec)?, vector(&threshold)?);
+    if threshold.f_lt(0.0)?.f_any()?.f_int64_value(&[])? != 0 {
+        let problem = "`threshold` holds a negative one, which Gemma Scope's training can't give".to_owned();
+        return Err(SaeError::File { file, problem });
+    }
     let mut matrix = |name: &str| -> Result<Matrix> {
         let stored = npz.stored(name)?;
         if !matches!(stored.kind(), Kind::Float | Kind::Half) {
@@ -70,44 +74,28 @@ pub fn read(mut npz: NpzFile, options: &OpenOptions) -> Result<Opened> {
 
 /// Writes a `params.npz`, stored as `numpy.savez` does, in float32 (as released) or float16.
 ///
-/// ReLU is written as a threshold of 0. Architectures that the format can't express are refused: fold first what can be
-/// ([`Sae::fold_pre_encoder_bias`], [`Sae::to_jumprelu`]).
+/// A pre-encoder bias is folded away, and ReLU and Gated SAEs are written as the JumpReLU SAEs that they equal.
 ///
 /// # Errors
-/// The system's; an SAE that is not JumpReLU in the plain form; a dtype that is neither; a value beyond float16's 65,504,
+/// The system's; an SAE that the format can't express: TopK, one that normalises, one with a skip connection; a dtype that is neither; a value beyond float16's 65,504,
 /// which would become infinite.
 pub fn save(sae: &Sae, path: &Path, kind: Kind) -> Result<()> {
-    let threshold = plain_threshold(sae, "params.npz")?;
-    let mut tensors = sae.parameters()?;
-    if !tensors.iter().any(|(name, _)| *name == "threshold") {
-        tensors.push(("threshold", threshold));
+    let bad = |problem: &str| {
+        let of = sae.architecture();
+        Err(SaeError::Parts(format!("a `{of}` SAE {problem} can't be written as a params.npz")))
+    };
+    if sae.w_skip().is_some() {
+        return bad("with a skip connection");
     }
+    if sae.normalize() != Normalize::None {
+        return bad(&format!("with the normalisation `{}`", sae.normalize().name()));
+    }
+    let plain = sae.to_device(Device::Cpu)?.fold_pre_encoder_bias()?.to_jumprelu()?;
+    let mut tensors = plain.parameters()?;
     for (name, tensor) in &mut tensors {
         *tensor = tensor.f_to_kind(kind)?.f_to_device(Device::Cpu)?.f_contiguous()?;
         expect_kind(name, tensor, &[Kind::Float, Kind::Half])?;
         expect_finite(&format!("{name} as {}", kind_name(kind)), tensor)?;
     }
     Ok(write_npz(path, tensors.iter().map(|(name, tensor)| (*name, tensor)))?)
-}
-
-/// The threshold of an SAE that is nothing but JumpReLU (or ReLU, whose is 0).
-pub(crate) fn plain_threshold(sae: &Sae, format: &str) -> Result<Tensor> {
-    let bad = |problem: &str| {
-        let of = sae.architecture();
-        Err(SaeError::Parts(format!("a `{of}` SAE {problem}, which {format} can't express: fold it first")))
-    };
-    if sae.w_skip().is_some() {
-        return bad("with a skip connection");
-    }
-    if sae.subtracts_b_dec() {
-        return bad("that subtracts b_dec from its input");
-    }
-    if sae.normalize() != Normalize::None {
-        return bad(&format!("with the normalisation `{}`", sae.normalize().name()));
-    }
-    match sae.activation() {
-        Activation::JumpRelu { threshold } => Ok(threshold.shallow_clone()),
-        Activation::Relu => Ok(sae.vectors()[0].1.f_zeros_like()?),
-        _ => bad("of this activation"),
-    }
 }

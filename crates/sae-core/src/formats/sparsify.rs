@@ -2,16 +2,17 @@
 //! `sae.safetensors` with `encoder.weight` `[d_sae, d_in]`, `encoder.bias` `[d_sae]`, `W_dec` `[d_sae, d_in]`, `b_dec` `[d_in]`
 //! and, with `skip_connection`, `W_skip` `[d_in, d_in]`.
 //!
-//! The k largest of the activations after ReLU are kept, which is [`Activation::TopK`]. `b_dec` is subtracted from the input
+//! The k largest of the activations after ReLU are kept, which is [`Activation::TopK`], or with `activation: groupmax` the
+//! largest of each of k groups, [`Activation::GroupMax`]. `b_dec` is subtracted from the input
 //! unless `transcode` is set; the skip reads the input as it came. `normalize_decoder` and `multi_topk` are about
 //! training (with the latter, their `forward` gives what 4k latents make, and `encode` and `decode` do not).
-//! `activation: groupmax` is refused. SAELens' own loader transposes `W_dec` and can't open what sparsify 1.x writes.
+//! SAELens' own loader transposes `W_dec` and can't open what sparsify 1.x writes.
 
 use std::{collections::HashMap, fs, path::Path};
 
 use hooks::{HookPoint, LayerIdx};
 use serde_json::{Map, Value};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use tch_ext::{TensorError, write_safetensors};
 
 use super::{
@@ -36,12 +37,19 @@ const K: i64 = 32;
 /// another shape or dtype, or not finite.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Opened> {
     let mut config = Config::read(&path.join(CONFIG))?;
-    config.only("activation", &["topk".into()])?;
+    let activation = config.text("activation")?;
     // Of before version 1: TopK by magnitude.
     config.only("signed", &[false.into()])?;
     let d_in = config.size("d_in")?;
     let d_in = ("d_in", config.required("d_in", d_in)?);
     let k = config.size("k")?.unwrap_or(K);
+    let activation = match activation.as_deref() {
+        None | Some("topk") => Activation::TopK { k },
+        Some("groupmax") => Activation::GroupMax { k },
+        Some(other) => {
+            return Err(config.bad(&format!("`activation` is `{other}`, which is neither `topk` nor `groupmax`")));
+        }
+    };
     let transcode = config.flag("transcode")?.unwrap_or(false);
     let skip = config.flag("skip_connection")?.unwrap_or(false);
     let mut about = About::new(Format::Sparsify);
@@ -61,7 +69,7 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Opened> {
         None
     };
     tensors.finish()?;
-    let plain = SaeParts::plain(w_enc, b_enc, w_dec, b_dec, Activation::TopK { k });
+    let plain = SaeParts::plain(w_enc, b_enc, w_dec, b_dec, activation);
     let sae = Sae::new(SaeParts { w_skip, subtract_b_dec: !transcode, transcoder: transcode, ..plain });
     describe(&mut about, path, transcode);
     Ok(Opened { sae: sae.map_err(|e| in_file(&file, e))?, about })
@@ -120,10 +128,13 @@ fn layer_of(module: &str) -> Option<LayerIdx> {
 /// Writes a folder that `SparseCoder.load_from_disk` of sparsify 1.x opens, in float32.
 ///
 /// # Errors
-/// The system's; an SAE that is not TopK, normalises its input, or is wider at one end: the format can't express it; one that
-/// does not subtract `b_dec` and is no transcoder, or the other way round.
+/// The system's; an SAE that is neither TopK nor GroupMax, normalises its input, or is wider at one end: the format can't
+/// express it.
 pub fn save(sae: &Sae, about: &About, folder: &Path) -> Result<()> {
-    let k = expressible(sae)?;
+    let (activation, k) = expressible(sae)?;
+    // An SAE subtracts `b_dec` from its input there, and a transcoder does not.
+    let sae = sae.to_device(Device::Cpu)?;
+    let sae = if sae.is_transcoder() { sae.fold_pre_encoder_bias()? } else { sae.unfold_pre_encoder_bias()? };
     let d_sae = sae.d_sae();
     let said = |key: &str| about.metadata.get(key).cloned().filter(|_| about.format == Format::Sparsify);
     let flag = |key: &str, default: bool| said(key).and_then(|v| v.as_bool()).unwrap_or(default).into();
@@ -135,7 +146,7 @@ pub fn save(sae: &Sae, about: &About, folder: &Path) -> Result<()> {
     };
     // The order of `SparseCoderConfig`'s fields.
     let fields: [(&str, Value); 9] = [
-        ("activation", "topk".into()),
+        ("activation", activation.into()),
         ("expansion_factor", sizes[0].into()),
         ("normalize_decoder", flag("normalize_decoder", true)),
         ("num_latents", sizes[1].into()),
@@ -173,14 +184,11 @@ pub fn save(sae: &Sae, about: &About, folder: &Path) -> Result<()> {
     write_line(&folder.join(CONFIG), &fields)
 }
 
-/// The k of an SAE that the format can express.
-fn expressible(sae: &Sae) -> Result<i64> {
+/// The activation's name and k of an SAE that the format can express.
+fn expressible(sae: &Sae) -> Result<(&'static str, i64)> {
     let bad = |problem: &str| {
         let of = sae.architecture();
         Err(SaeError::Parts(format!("a `{of}` SAE {problem}, which sparsify's format can't express")))
-    };
-    let Activation::TopK { k } = sae.activation() else {
-        return bad("is not TopK");
     };
     if sae.normalize() != Normalize::None {
         return bad(&format!("has the normalisation `{}`", sae.normalize().name()));
@@ -188,9 +196,9 @@ fn expressible(sae: &Sae) -> Result<i64> {
     if sae.d_in() != sae.d_out() {
         return bad("has an input and an output of different widths");
     }
-    match (sae.is_transcoder(), sae.subtracts_b_dec()) {
-        (true, true) => bad("is a transcoder and subtracts b_dec from its input (fold it first)"),
-        (false, false) => bad("does not subtract b_dec from its input"),
-        _ => Ok(*k),
+    match sae.activation() {
+        Activation::TopK { k } => Ok(("topk", *k)),
+        Activation::GroupMax { k } => Ok(("groupmax", *k)),
+        _ => bad("is neither TopK nor GroupMax"),
     }
 }

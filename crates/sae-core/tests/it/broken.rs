@@ -170,6 +170,6 @@ impl SparseAutoencoder for Broken {
     }
 
     fn w_dec(&self, latents: std::ops::Range<i64>) -> Result<Tensor> {
-        Ok(self.shown.narrow(0, latents.start, latents.end - latents.start))
+        Ok(self.shown.f_narrow(0, latents.start, latents.end - latents.start)?)
     }
 }

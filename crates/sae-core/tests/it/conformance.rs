@@ -74,7 +74,7 @@ fn each_broken_law_is_named() {
         (Fault::SparseMisses, "encode_sparse is encode's non-zeros"),
         (Fault::SparseInvents, "encode_sparse finds the same latents"),
         (Fault::SparseBias, "decode_sparse is decode"),
-        (Fault::Forgetful, "reconstruct is decode after encode"),
+        (Fault::Forgetful, "reconstruct is finish after decode after encode"),
         (Fault::NoRows, "no rows give no features"),
         (Fault::AnyInput, "an input of another width is an error"),
         (Fault::AnyFeatures, "features of another width are an error"),

@@ -3,7 +3,7 @@
 use std::fs;
 
 use hooks::{HookPoint, LayerIdx};
-use sae_core::{About, Activation, Format, OpenOptions, Sae, SaeParts, SparseAutoencoder as _, open, save};
+use sae_core::{About, Activation, Format, OpenOptions, Sae, SaeExt as _, SaeParts, SparseAutoencoder as _, open, save};
 use serde_json::json;
 use tempfile::TempDir;
 use testkit::assert_same;
@@ -13,13 +13,14 @@ use crate::{
     formats_common::{assert_computes, assert_strict, copy, edit_json, expected, golden, opened, refused},
 };
 
-const CASES: [&str; 6] = [
+const CASES: [&str; 7] = [
     "sparsify-topk/layers.5",
     "sparsify-expansion/layers.5",
     "sparsify-multi-topk/layers.5",
     "sparsify-transcoder/layers.5.mlp",
     "sparsify-skip-transcoder/layers.5.mlp",
     "sparsify-skip/layers.5",
+    "sparsify-groupmax/layers.5",
 ];
 
 #[test]
@@ -92,6 +93,20 @@ fn an_sae_of_another_format_is_written_with_its_own_sizes() {
 }
 
 #[test]
+fn whether_b_dec_is_subtracted_is_folded_as_the_format_has_it() {
+    let folder = TempDir::new().unwrap();
+    let x = testkit::normal(&[7, 6], 8);
+    for (subtract_b_dec, transcoder) in [(false, false), (true, true)] {
+        let parts = SaeParts { activation: Activation::TopK { k: 4 }, subtract_b_dec, transcoder, ..random_sae(6, 20, 6, 3).into_parts() };
+        let sae = Sae::new(parts).unwrap();
+        save(&sae, &About::new(Format::SaeLens), Format::Sparsify, folder.path()).unwrap();
+        let back = open(folder.path(), &OpenOptions::default()).unwrap().sae;
+        assert_eq!(back.subtracts_b_dec(), !subtract_b_dec);
+        testkit::assert_close("folded", &back.reconstruct(&x).unwrap(), &sae.reconstruct(&x).unwrap(), 1e-5);
+    }
+}
+
+#[test]
 fn what_the_format_can_not_say_is_refused_by_name() {
     let folder = TempDir::new().unwrap();
     let write = |parts: SaeParts, at_fault: &[&str]| {
@@ -101,8 +116,6 @@ fn what_the_format_can_not_say_is_refused_by_name() {
     let parts = |d_out| random_sae(6, 20, d_out, 3).into_parts();
     let top = |d_out| SaeParts { activation: Activation::TopK { k: 4 }, ..parts(d_out) };
     write(parts(6), &["jumprelu", "TopK"]);
-    write(top(6), &["topk", "b_dec"]);
-    write(SaeParts { subtract_b_dec: true, transcoder: true, ..top(6) }, &["topk_transcoder", "b_dec"]);
     write(top(5), &["widths"]);
     let normalize = sae_core::Normalize::LayerNorm;
     write(SaeParts { normalize, subtract_b_dec: true, ..top(6) }, &["layer_norm"]);
@@ -111,8 +124,6 @@ fn what_the_format_can_not_say_is_refused_by_name() {
 
 #[test]
 fn settings_that_are_not_read_are_refused_by_name() {
-    let groupmax = crate::formats_common::case("sparsify-groupmax/layers.5");
-    refused(&groupmax, &["cfg.json", "activation", "groupmax"]);
     for (key, value) in [
         ("signed", json!(true)),
         ("frobnicate", json!(1)),

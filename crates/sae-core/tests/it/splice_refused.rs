@@ -43,7 +43,7 @@ fn an_sae_of_another_width() {
 #[test]
 fn a_transcoder() {
     let sae = random_sae(6, 20, 8, 1);
-    let at_fault = ["`blocks.1.hook_resid_post`", "transcoder", "6", "8"];
+    let at_fault = ["`blocks.1.hook_resid_post`", "transcoder", "another site"];
     refused(run(Splice::reconstruction(&sae)), &at_fault);
     refused(run(Splice::reconstruction(&sae).keep_error()), &at_fault);
     refused(run(Splice::reconstruction(&sae).clamp(FeatureId(1), 0.0).unwrap()), &at_fault);
