@@ -17,6 +17,7 @@
 //! Optimisers, datasets and losses live in other crates, and nothing here changes the gradient mode.
 
 mod activation;
+pub mod anatomy;
 mod autoencoder;
 pub mod conformance;
 mod error;
@@ -39,5 +40,5 @@ pub use normalize::Normalize;
 pub use place::Place;
 pub use release::SaeId;
 pub use sae::{FeatureHit, FeatureId, SaeExt, SparseAutoencoder, as_input, top_features};
-pub use sparse::SparseFeatures;
+pub use sparse::{LatentView, RowView, SparseFeatures, TopRows};
 pub use splice::Splice;

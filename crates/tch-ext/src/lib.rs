@@ -13,6 +13,7 @@ mod safetensors;
 mod shape;
 mod stored;
 mod torch_file;
+mod unsigned;
 mod weights;
 mod zip_records;
 
@@ -26,4 +27,5 @@ pub use safetensors::{SafetensorsFile, TensorInfo, write_safetensors};
 pub use shape::{expect_finite, expect_kind, expect_shape};
 pub use stored::Stored;
 pub use torch_file::{TorchFile, TorchTensor, TorchValue};
+pub use unsigned::{Member, Unsigned};
 pub use weights::{Unread, WeightSource};

@@ -12,10 +12,10 @@ use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
 };
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use crate::{
-    Result, Stored, TensorError, kind_name,
+    Member, Result, Stored, TensorError, Unsigned,
     stored::{InFile, view_of},
     write_atomically,
 };
@@ -152,6 +152,36 @@ impl SafetensorsFile {
     /// As [`info`](Self::info), and the system's.
     pub fn read(&mut self, tensor: &str) -> Result<Tensor> {
         let TensorInfo { kind, shape } = self.info(tensor)?;
+        let bytes = self.bytes_of(tensor)?;
+        // A tensor without elements may still have sizes whose product no index holds: libtorch refuses it.
+        Tensor::f_from_data_size(&bytes, &shape, kind).map_err(|e| self.refused(tensor, e))
+    }
+
+    /// Reads a tensor of integers as int64, on the CPU: also of the dtypes that [`read`](Self::read) refuses since tch can't
+    /// name them ([`Unsigned`]).
+    ///
+    /// # Errors
+    /// [`TensorError::Missing`]; [`TensorError::Dtype`] for what is neither [`Unsigned`] nor int64; the system's.
+    pub fn read_integers(&mut self, tensor: &str) -> Result<Tensor> {
+        let missing = || TensorError::Missing { file: self.name.clone(), name: tensor.to_owned() };
+        let info = self.metadata.info(tensor).ok_or_else(missing)?;
+        match Unsigned::of(info.dtype) {
+            None if info.dtype == Dtype::I64 => self.read(tensor),
+            None => Err(TensorError::Dtype {
+                what: format!("{}: {tensor}", self.name),
+                expected: "U16, U32 or I64".to_owned(),
+                got: format!("{:?}", info.dtype),
+            }),
+            Some(unsigned) => {
+                let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
+                let values = unsigned.read(&self.bytes_of(tensor)?);
+                let flat = Tensor::f_from_slice(&values);
+                flat.and_then(|t| t.f_reshape(shape)).map_err(|e| self.refused(tensor, e))
+            }
+        }
+    }
+
+    fn bytes_of(&mut self, tensor: &str) -> Result<Vec<u8>> {
         let Some(&(start, end)) = self.metadata.info(tensor).map(|i| &i.data_offsets) else {
             return Err(TensorError::Missing { file: self.name.clone(), name: tensor.to_owned() });
         };
@@ -164,10 +194,11 @@ impl SafetensorsFile {
         }
         bytes.resize(end - start, 0);
         self.reader.read_exact(&mut bytes).map_err(io)?;
-        // A tensor without elements may still have sizes whose product no index holds: libtorch refuses it.
-        Tensor::f_from_data_size(&bytes, &shape, kind).map_err(|e| {
-            TensorError::format(format!("{}: {tensor}", self.name), TensorError::from(e).to_string())
-        })
+        Ok(bytes)
+    }
+
+    fn refused(&self, tensor: &str, error: TchError) -> TensorError {
+        TensorError::format(format!("{}: {tensor}", self.name), TensorError::from(error).to_string())
     }
 
     /// One tensor as the file holds it, without a copy: its pages are read when they are touched, and may be dropped again.
@@ -215,27 +246,24 @@ impl fmt::Debug for SafetensorsFile {
     }
 }
 
-/// Writes tensors as a safetensors file, in the order given, each in its own dtype.
+/// Writes tensors as a safetensors file, in the order given, each in its own dtype or as a [`Member`] says.
 ///
 /// # Errors
-/// The system's; [`TensorError::Dtype`] for a dtype that the format does not have.
+/// The system's; [`TensorError::Dtype`] for a dtype that the format does not have, or that no [`Member`] is made from.
 pub fn write_safetensors<'t>(
     path: &Path,
-    tensors: impl IntoIterator<Item = (impl Into<String>, &'t Tensor)>,
+    tensors: impl IntoIterator<Item = (impl Into<String>, impl Into<Member<'t>>)>,
     text: HashMap<String, String>,
 ) -> Result<()> {
-    let tensors: Vec<(String, &Tensor)> = tensors.into_iter().map(|(name, t)| (name.into(), t)).collect();
+    let tensors: Vec<(String, Member<'_>)> =
+        tensors.into_iter().map(|(name, t)| (name.into(), t.into())).collect();
     let mut infos = Vec::new();
     let mut offset = 0;
-    for (name, tensor) in &tensors {
-        let kind = tensor.f_kind()?;
-        let dtype = dtype_of(kind).ok_or_else(|| TensorError::Dtype {
-            what: name.clone(),
-            expected: "a dtype that safetensors has".to_owned(),
-            got: kind_name(kind).to_owned(),
-        })?;
+    for (name, member) in &tensors {
+        let (dtype, element) = member.dtype(name, dtype_of)?;
+        let tensor = member.tensor();
         let shape = tensor.size().iter().map(|&n| n as usize).collect();
-        let end = offset + tensor.numel() * kind.elt_size_in_bytes();
+        let end = offset + tensor.numel() * element;
         infos.push((
             name.clone(),
             safetensors::tensor::TensorInfo { dtype, shape, data_offsets: (offset, end) },
@@ -259,8 +287,12 @@ pub fn write_safetensors<'t>(
         let io = |e| TensorError::io(path, e);
         file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
         file.write_all(&header).map_err(io)?;
-        for (_, tensor) in &tensors {
-            write_elements(tensor, |piece| file.write_all(piece).map_err(io))?;
+        for (name, member) in &tensors {
+            let write = |piece: &[u8]| file.write_all(piece).map_err(io);
+            match *member {
+                Member::Tensor(tensor) => write_elements(tensor, write)?,
+                Member::Unsigned(tensor, unsigned) => unsigned.write(name, tensor, write)?,
+            }
         }
         Ok(())
     })

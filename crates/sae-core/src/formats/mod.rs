@@ -6,6 +6,7 @@
 
 pub mod circuit_tracer;
 mod config;
+pub mod delphi;
 pub mod dictionary_learning;
 pub mod gemma_scope;
 pub mod gemma_scope_2;

@@ -8,6 +8,7 @@
     reason = "a failed helper is a failed test"
 )]
 
+mod anatomy;
 mod broken;
 mod common;
 mod conformance;
@@ -16,6 +17,7 @@ mod files;
 mod files_damage;
 mod formats_circuit_tracer;
 mod formats_common;
+mod formats_delphi;
 mod formats_dictionary_learning;
 mod formats_gemma_scope_2;
 mod formats_openai;
@@ -31,6 +33,8 @@ mod release_bad;
 mod sites;
 mod sparse;
 mod sparse_bad;
+mod sparse_file;
+mod sparse_views;
 mod splice;
 mod splice_gemma;
 mod splice_pieces;

@@ -29,5 +29,6 @@ mod stored;
 mod torch_file;
 mod torch_file_damage;
 mod torch_pickle;
+mod unsigned;
 mod weights;
 mod zip_records;

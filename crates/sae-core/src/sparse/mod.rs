@@ -1,5 +1,10 @@
+mod file;
+mod views;
+
 use tch::{Kind, Tensor};
 
+pub(crate) use self::views::strongest_first;
+pub use self::views::{LatentView, RowView, TopRows};
 use crate::{FeatureId, Result, SaeError};
 
 /// The active latents of n rows, in compressed sparse rows (CSR).
@@ -8,6 +13,8 @@ use crate::{FeatureId, Result, SaeError};
 /// * `indptr` is `[n + 1]`, int64: row i holds entries `indptr[i]` to `indptr[i + 1] - 1`.
 /// * `indices` is `[nnz]`, int64: latents, ascending within a row, each less than `d_sae`.
 /// * `values` is `[nnz]`: their activations, none of them zero.
+///
+/// To look at single entries, ask once for [`by_row`](Self::by_row) or [`by_latent`](Self::by_latent).
 #[derive(Debug)]
 pub struct SparseFeatures {
     indptr: Tensor,
@@ -38,12 +45,34 @@ impl SparseFeatures {
         Ok(Self { indptr, indices, values: features.f_masked_select(active)?, d_sae })
     }
 
+    /// From the kernels, which keep the invariants.
+    pub(crate) fn from_csr(indptr: &[i64], indices: &[i64], values: &[f32], d_sae: i64) -> Result<Self> {
+        Ok(Self {
+            indptr: Tensor::f_from_slice(indptr)?,
+            indices: Tensor::f_from_slice(indices)?,
+            values: Tensor::f_from_slice(values)?,
+            d_sae,
+        })
+    }
+
+    /// The row of each entry: `[nnz]`, int64.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn row_of_each_entry(&self) -> Result<Tensor> {
+        let rows = Tensor::f_arange(self.n_rows(), (Kind::Int64, self.indices.device()))?;
+        Ok(rows.f_repeat_interleave_self_tensor(&self.counts()?, 0, self.nnz())?)
+    }
+
     /// Features made elsewhere.
     ///
     /// # Errors
     /// [`SaeError::Sparse`] names the invariant that does not hold.
     pub fn new(indptr: Tensor, indices: Tensor, values: Tensor, d_sae: i64) -> Result<Self> {
         let bad = |problem: &str| Err(SaeError::Sparse(problem.to_owned()));
+        if d_sae < 0 {
+            return bad("d_sae must not be negative");
+        }
         if indptr.f_kind()? != Kind::Int64 || indices.f_kind()? != Kind::Int64 {
             return bad("indptr and indices must be int64");
         }
@@ -68,7 +97,7 @@ impl SparseFeatures {
         Ok(Self { indptr, indices, values, d_sae })
     }
 
-    /// Puts the rows of several under each other.
+    /// Puts the rows of several under each other. Its inverse is [`rows`](Self::rows).
     ///
     /// # Errors
     /// [`SaeError::Sparse`] for none, or different widths.
@@ -132,15 +161,24 @@ impl SparseFeatures {
         Ok(self.indptr.f_diff(1, 0, None::<Tensor>, None::<Tensor>)?)
     }
 
-    /// As a dense tensor: `[n, d_sae]`.
+    /// How many rows activate each latent: `[d_sae]`, int64.
     ///
     /// # Errors
     /// libtorch's.
+    pub fn latent_counts(&self) -> Result<Tensor> {
+        Ok(self.indices.f_bincount(None::<Tensor>, self.d_sae)?)
+    }
+
+    /// As a dense tensor: `[n, d_sae]`. Gradients flow through the values.
+    ///
+    /// # Errors
+    /// libtorch's; [`SaeError::Sparse`] for more entries than can be counted.
     pub fn to_dense(&self) -> Result<Tensor> {
         let n = self.n_rows();
-        let rows = Tensor::f_arange(n, (Kind::Int64, self.indices.device()))?;
-        let rows = rows.f_repeat_interleave_self_tensor(&self.counts()?, 0, self.nnz())?;
-        let flat = rows.f_mul_scalar(self.d_sae)?.f_add(&self.indices)?;
+        if n.checked_mul(self.d_sae).is_none() {
+            return Err(SaeError::Sparse(format!("{n} rows of {} latents are too many", self.d_sae)));
+        }
+        let flat = self.row_of_each_entry()?.f_mul_scalar(self.d_sae)?.f_add(&self.indices)?;
         let zeros =
             self.values.f_new_zeros([n * self.d_sae], (self.values.f_kind()?, self.values.device()))?;
         Ok(zeros.f_index_add(0, &flat, &self.values)?.f_reshape([n, self.d_sae])?)
