@@ -88,7 +88,8 @@ pub(crate) fn wide(shape: &Shape, on: On) -> Result<()> {
         let mut file = SafetensorsFile::open(&path)?;
         let whole = file.map("W_enc")?;
         let OpenOptions { device, .. } = OpenOptions::on(on.device);
-        let [w_enc, w_dec] = ["W_enc", "W_dec"].map(|name| Matrix::open(file.stored(name)?, false, 0, device));
+        let [w_enc, w_dec] =
+            ["W_enc", "W_dec"].map(|name| Matrix::open(file.stored(name)?, false, 0, device));
         let wide = sae(shape, w_enc?, w_dec?, Activation::JumpRelu { threshold }, on)?;
         let clock = Clock::new(5, shape.batch as f64);
         clock.time("matmul", || Ok(x.f_matmul(&whole)?))?;

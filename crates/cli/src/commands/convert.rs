@@ -60,15 +60,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             let d_model = sae.d_in() as f64;
             sae = sae.fold_input_scale(d_model.sqrt())?;
         }
-        if place.is_none_or(|p| Some(p.site()) != about.site)
-            || place.is_some_and(|p| p.site_out() != p.site()) != sae.is_transcoder()
-        {
-            note(
-                "a params.npz does not say what it reads: its folder's name does, as in resid_post/layer_20/… or transcoder/layer_3/…",
-            );
-        }
     }
     save(&sae, &about, args.to, &args.out).with_context(|| format!("{id} as {}", args.to.name()))?;
+    let placed = place
+        .is_some_and(|p| Some(p.site()) == about.site && (p.site_out() != p.site()) == sae.is_transcoder());
+    if args.to == Format::GemmaScope && !placed {
+        note(
+            "a params.npz does not say what it reads: its folder's name does, as in resid_post/layer_20/… or transcoder/layer_3/…",
+        );
+    }
     say(&format!(
         "{}: {} of {} latents, from {}\n",
         args.out.display(),

@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// The file to write: `feature_acts` and `recon`.
     #[arg(long, value_name = "F.safetensors")]
     out: PathBuf,
-    /// Writes the active latents alone, as rows (CSR): `indptr`, `indices`, `values`.
+    /// Writes the active latents alone, as compressed sparse rows (CSR): `indptr`, `indices`, `values`.
     #[arg(long)]
     sparse: bool,
     #[command(flatten)]
@@ -55,21 +55,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             sae.d_in()
         );
     }
-    let mut out: Vec<(&str, Tensor)> = Vec::new();
     let rows = x.f_reshape([-1, sae.d_in()])?;
     let sparse = sae.encode_sparse(&rows)?;
-    let recon = sae.reconstruct_from(&sparse, &rows)?.f_reshape([outer, &[sae.d_out()]].concat())?;
+    let text = HashMap::from([("sae".to_owned(), args.sae.clone()), ("input".to_owned(), name)]);
     if args.sparse {
-        out.push(("indptr", sparse.indptr().shallow_clone()));
-        out.push(("indices", sparse.indices().shallow_clone()));
-        out.push(("values", sparse.values().shallow_clone()));
+        sparse.save(&args.out, text)?;
     } else {
-        out.push(("feature_acts", sparse.to_dense()?.f_reshape([outer, &[sae.d_sae()]].concat())?));
+        let recon = sae.reconstruct_from(&sparse, &rows)?.f_reshape([outer, &[sae.d_out()]].concat())?;
+        let features = sparse.to_dense()?.f_reshape([outer, &[sae.d_sae()]].concat())?;
+        write_safetensors(&args.out, [("feature_acts", &features), ("recon", &recon)], text)?;
     }
-    out.push(("recon", recon));
-    let text = [("sae", args.sae.clone()), ("input", name), ("d_sae", sae.d_sae().to_string())];
-    let text = text.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<HashMap<_, _>>();
-    write_safetensors(&args.out, out.iter().map(|(name, t)| (*name, t)), text)?;
     let (n, nnz) = (sparse.n_rows(), sparse.nnz());
     let l0 = if n > 0 { format!("{:.2}", nnz as f64 / n as f64) } else { "undefined".to_owned() };
     say(&format!("{n} rows, {nnz} active latents, L0 {l0} (every row counts here, BOS too)\n"))

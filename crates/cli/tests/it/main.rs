@@ -9,6 +9,7 @@
 
 mod command;
 mod faithful;
+mod formats;
 mod generate;
 mod hub;
 mod refuses;

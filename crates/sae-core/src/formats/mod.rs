@@ -151,10 +151,8 @@ impl About {
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Opened> {
     let bad =
         |problem: &str| SaeError::File { file: path.display().to_string(), problem: problem.to_owned() };
-    if !path.exists() {
-        let source = std::io::Error::from(std::io::ErrorKind::NotFound);
-        return Err(TensorError::Io { file: path.display().to_string(), source }.into());
-    }
+    // What the system says of a path that can't be followed says more than that nothing is there.
+    std::fs::metadata(path).map_err(|e| TensorError::io(path, e))?;
     if path.is_file() {
         return open_file(path, options);
     }

@@ -68,6 +68,7 @@ fn expressible(sae: &Sae) -> Result<&'static str> {
         |why: &str| Err(SaeError::Parts(format!("SAELens has no `{name}`{why}: it can't be written for it")));
     let skip = sae.w_skip().is_some();
     match sae.activation() {
+        Activation::GroupMax { .. } => refused(""),
         Activation::TopK { .. } | Activation::Gated { .. } if skip || sae.is_transcoder() => refused(""),
         _ if skip && !sae.is_transcoder() && sae.normalize() != Normalize::None => {
             refused(&format!(" that undoes `{}` on its output", sae.normalize().name()))
