@@ -47,7 +47,7 @@ fn main() -> anyhow::Result<()> {
 
     // Encode and reconstruct.
     let features = sae.encode(&x)?; // [1, pos, d_sae]
-    let x_hat = sae.decode(&features)?;
+    let x_hat = sae.finish(&sae.decode(&features)?, &x)?;
 
     // Variance explained, leaving BOS out: its norm is an outlier that would swamp the rest.
     let pos = tokens.pos();

@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// The folder to write.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// The model that its activations come from, for formats that say so, where the SAE's own files do not.
+    /// The model to name as the one whose activations it reads, in place of what the SAE's own files say.
     #[arg(long, value_name = "M")]
     model: Option<String>,
     #[command(flatten)]

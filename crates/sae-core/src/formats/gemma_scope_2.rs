@@ -232,13 +232,17 @@ fn name_of(site: HookPoint) -> Option<String> {
 /// JumpReLU SAEs that they are ([`Sae::to_jumprelu`]). An SAE with a skip connection is written as a transcoder.
 ///
 /// # Errors
-/// A TopK SAE, or one that normalises each token; the system's.
+/// A TopK SAE, or one that normalises each token; no model's name, which the config needs; the system's.
 pub fn save(sae: &Sae, about: &About, folder: &Path) -> Result<()> {
     if sae.normalize() != Normalize::None {
         let (of, name) = (sae.architecture(), sae.normalize().name());
         let problem =
             format!("a `{of}` SAE with the normalisation `{name}` can't be written for Gemma Scope 2");
         return Err(SaeError::Parts(problem));
+    }
+    if about.model.is_none() {
+        let problem = "Gemma Scope 2 names the model in its config.json, and this SAE's files name none: give its name";
+        return Err(SaeError::Parts(problem.to_owned()));
     }
     let sae = sae.to_device(Device::Cpu)?.fold_pre_encoder_bias()?.to_jumprelu()?;
     let transcoder = sae.is_transcoder() || sae.w_skip().is_some();

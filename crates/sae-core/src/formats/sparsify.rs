@@ -47,7 +47,9 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Opened> {
         None | Some("topk") => Activation::TopK { k },
         Some("groupmax") => Activation::GroupMax { k },
         Some(other) => {
-            return Err(config.bad(&format!("`activation` is `{other}`, which is neither `topk` nor `groupmax`")));
+            return Err(
+                config.bad(&format!("`activation` is `{other}`, which is neither `topk` nor `groupmax`"))
+            );
         }
     };
     let transcode = config.flag("transcode")?.unwrap_or(false);
