@@ -182,9 +182,8 @@ impl Sae {
         let size = |tensor: &Tensor, axis: usize| tensor.size().get(axis).copied();
         let of = |matrix: &Matrix| [0, 1].map(|axis| matrix.axes().get(axis).copied());
         let ([enc_rows, enc_cols], [dec_rows, dec_cols]) = (of(&self.w_enc), of(&self.w_dec));
-        let of_activation = self.activation.parameters();
         let mut d_sae = vec![enc_cols, dec_rows, size(&self.b_enc, 0)];
-        d_sae.extend(of_activation.iter().map(|(_, t)| size(t, 0)));
+        d_sae.extend(self.activation.parameters().iter().map(|(_, t)| size(t, 0)));
         let d_in = ("d_in", enc_rows.unwrap_or(0));
         let d_sae = ("d_sae", commonest(&d_sae));
         let d_out = ("d_out", commonest(&[dec_cols, size(&self.b_dec, 0), enc_rows]));
@@ -198,9 +197,8 @@ impl Sae {
         };
         matrix("W_enc", &self.w_enc, [d_in, d_sae])?;
         matrix("W_dec", &self.w_dec, [d_sae, d_out])?;
-        let mut vectors = vec![("b_enc", &self.b_enc, d_sae), ("b_dec", &self.b_dec, d_out)];
-        vectors.extend(of_activation.into_iter().map(|(name, t)| (name, t, d_sae)));
-        for (name, tensor, axis) in vectors {
+        for (name, tensor) in self.vectors() {
+            let axis = if name == "b_dec" { d_out } else { d_sae };
             tch_ext::expect_shape(name, tensor, &[axis])?;
             expect_parameter(name, tensor)?;
         }
@@ -412,9 +410,9 @@ impl SparseAutoencoder for Sae {
         let size = expect_width("the features", features, "d_sae", self.d_sae())?;
         let features = features.f_reshape([-1, self.d_sae()])?;
         let mut rows = self.b_dec.f_expand([features.size2()?.0, self.d_out()], false)?;
-        let at_a_time =
-            if self.w_dec.held().is_some() { self.d_sae() } else { self.tile / self.d_out().max(1) };
-        for first in (0..self.d_sae()).step_by(at_a_time.max(1) as usize) {
+        let held = self.w_dec.held().is_some();
+        let at_a_time = if held { self.d_sae() } else { self.tile / self.d_out().max(1) }.max(64);
+        for first in (0..self.d_sae()).step_by(at_a_time as usize) {
             let latents = first..(first + at_a_time).min(self.d_sae());
             let some = features.f_narrow(1, latents.start, latents.end - latents.start)?;
             rows = rows.f_addmm(&some, &self.w_dec.rows(latents)?)?;

@@ -9,12 +9,16 @@
 )]
 
 mod anatomy;
+mod architectures;
+mod architectures_gradients;
+mod architectures_laws;
 mod broken;
 mod common;
 mod conformance;
 mod exact;
 mod files;
 mod files_damage;
+mod folds;
 mod formats_circuit_tracer;
 mod formats_common;
 mod formats_delphi;
@@ -28,6 +32,9 @@ mod formats_sparsify;
 mod golden;
 mod gradients;
 mod jumprelu;
+mod options_refused;
+mod places;
+mod reference;
 mod release;
 mod release_bad;
 mod sites;
@@ -40,3 +47,4 @@ mod splice_gemma;
 mod splice_pieces;
 mod splice_refused;
 mod top;
+mod weights_in_files;
