@@ -16,6 +16,7 @@ mod devices;
 mod finite;
 mod linear;
 mod linear_large;
+mod linear_views;
 mod mapped;
 mod memory;
 mod npy_headers;

@@ -1,5 +1,4 @@
 //! The kernel against libtorch's own product, in every case that it takes, and its refusals of the others.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "tests")]
 
 use native::{linear_few_rows, most_rows};
 use tch::{Device, Kind, Tensor};
