@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ROOT / "target/release/gemma-scope-bench"
 PEERS = ROOT / "tools/bench/peer_bench.py"
+ALONE = {"wide"}  # no peer does it
 
 
 def run(command):
@@ -32,12 +33,19 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     own, _, flags = " ".join(sys.argv[1:]).partition(" -- ")
     options = parser.parse_args(own.split())
-    rates, memory = {}, {}
+    rates, memory, matmuls = {}, {}, {}
     for _ in range(options.rounds):
         for command in ([str(OURS), options.what, *flags.split()],
                         [sys.executable, str(PEERS), options.what, *flags.split()]):
+            if command[0] != str(OURS) and options.what in ALONE:
+                continue
+            unit = None
             for line in run(command):
                 print(json.dumps(line), file=sys.stderr, flush=True)
+                # The encoder's plain product in the same run is the unit.
+                unit = line["seconds"] if line.get("what") == "matmul" else unit
+                if unit and "seconds" in line and line["what"] != "matmul":
+                    matmuls.setdefault(line["what"], []).append(line["seconds"] / unit)
                 if line.get("per_second"):
                     rates.setdefault(line["what"], []).append(line["per_second"])
                     memory.setdefault(line["what"], []).append(line.get("peak_over_start_gb") or line["peak_rss_gb"])
@@ -45,6 +53,8 @@ def main():
     for what, values in rates.items():
         print(f"{what:<24}{statistics.median(values):>12.1f}{min(values):>12.1f}{max(values):>12.1f}"
               f"{max(memory[what]):>8.2f}  {len(values)}")
+    for what, values in matmuls.items():
+        print(f"{what:<24}{statistics.median(values):>6.2f} matmuls ({min(values):.2f} to {max(values):.2f})")
     for what in rates:
         tool, _, work = what.partition(".")
         if tool not in ("ours", "matmul") and f"ours.{work}" in rates:

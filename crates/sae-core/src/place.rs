@@ -78,7 +78,7 @@ impl Opened {
             _ if sae.is_transcoder() => {
                 let (d_in, d_out) = (sae.d_in(), sae.d_out());
                 return Err(SaeError::Parts(format!(
-                    "d_in is {d_in} and d_out {d_out}: only a transcoder's may differ, and its path says that it is none"
+                    "a transcoder (d_in = {d_in}, d_out = {d_out}) lies where its path says that an SAE is"
                 )));
             }
             Place::Embedding => {

@@ -12,8 +12,8 @@ const SMALL: i64 = 1 << 17;
 ///
 /// * A few rows, as in generation: the time is the reading of the weights, and [`native::linear_few_rows`] reads them
 ///   once.
-/// * Many rows of float32 on the CPU: oneDNN, which on processors that are not Intel's is up to 1.3 times as fast as
-///   the MKL that `linear` takes (docs/benchmarks.md).
+/// * Many rows of float32 on the CPU, where `w` is contiguous or a view of some columns turned around: oneDNN, which on
+///   processors that are not Intel's is up to 1.3 times as fast as the MKL that `linear` takes (docs/benchmarks.md).
 /// * Everything else, and wherever a gradient is to flow: libtorch's `linear`.
 ///
 /// The routes differ in the order of their sums. Which is taken depends on shapes, dtype and device alone.
@@ -38,17 +38,24 @@ pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
         if let Some(out) = linear_few_rows(&x.f_reshape([rows, d_in])?.f_contiguous()?, w)? {
             return Ok(out.f_reshape(shape)?);
         }
-    } else if kind == Kind::Float && lies_in_rows(w) && has_onednn() {
-        return Ok(by_onednn(&x.f_reshape([rows, d_in])?.f_contiguous()?, w)?.f_reshape(shape)?);
+    } else if kind == Kind::Float && has_onednn() {
+        let w = if w.is_contiguous() { Some(w.shallow_clone()) } else { turned(w, rows)? };
+        if let Some(w) = w {
+            return Ok(by_onednn(&x.f_reshape([rows, d_in])?.f_contiguous()?, &w)?.f_reshape(shape)?);
+        }
     }
     plain()
 }
 
-/// Whether the matrix, or its transpose, lies in memory row by row (with other numbers between the rows, perhaps): a view of
-/// some columns of a `[d_in, d_out]` matrix, say, turned around.
-fn lies_in_rows(w: &Tensor) -> bool {
-    let (size, stride) = (w.size(), w.stride());
-    matches!((&size[..], &stride[..]), (&[n, m], &[a, b]) if (b == 1 && a >= m) || (a == 1 && b >= n))
+/// A view of some columns of a `[d_in, d_out]` matrix, turned around: oneDNN would turn it back with a slow copy. `None` where
+/// that is not what `w` is, or where it would cost more than MKL, which reads such views, loses.
+fn turned(w: &Tensor, rows: i64) -> Result<Option<Tensor>> {
+    const FEWEST_ROWS: i64 = 128;
+    const MOST_WEIGHTS: usize = 1 << 24;
+    if rows < FEWEST_ROWS || w.numel() > MOST_WEIGHTS {
+        return Ok(None);
+    }
+    Ok(native::transposed(&w.f_tr()?)?)
 }
 
 /// oneDNN returns a tensor of its own kind, and the copy of it back is the result. Of a large product that copy is made

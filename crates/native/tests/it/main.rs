@@ -4,3 +4,4 @@
 mod few_rows;
 mod gather_sum;
 mod sparse;
+mod transpose;

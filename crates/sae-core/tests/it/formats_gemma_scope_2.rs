@@ -39,7 +39,9 @@ fn every_kind_computes_what_saelens_does() {
 #[test]
 fn what_is_written_is_what_was_read() {
     for folder in ALL {
-        let opened = opened(folder);
+        let mut opened = opened(folder);
+        // A folder without a config tells no model, which a config must.
+        opened.about.model.get_or_insert_with(|| "google/gemma-3-1b-pt".to_owned());
         let again = assert_round_trip(folder, &opened, Format::GemmaScope2);
         assert_golden(folder, again.sae);
         let (was, is) = (&opened.about, &again.about);
@@ -197,7 +199,7 @@ fn every_tensor_that_is_wrong_is_named() {
 #[test]
 fn what_the_format_has_not_is_folded_or_refused() {
     let parts = || random_sae(4, 8, 4, 2).into_parts();
-    let about = About::new(Format::SaeLens);
+    let about = About { model: Some("google/gemma-3-1b-pt".to_owned()), ..About::new(Format::SaeLens) };
     let x = normal(&[6, 4], 9);
     let vector = |seed| normal(&[8], seed) * 0.3;
     for parts in [
@@ -224,6 +226,14 @@ fn what_the_format_has_not_is_folded_or_refused() {
 }
 
 #[test]
+fn an_sae_of_no_models_name_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let about = About::new(Format::SaeLens);
+    refused(save(&random_sae(4, 8, 4, 1), &about, Format::GemmaScope2, folder.path()), &["names the model"]);
+    assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
+}
+
+#[test]
 fn sites_are_written_by_hugging_faces_names() {
     for (site, hook) in [
         ("blocks.3.hook_resid_post", "model.layers.3.output"),
@@ -232,6 +242,7 @@ fn sites_are_written_by_hugging_faces_names() {
         ("blocks.3.hook_resid_pre", "blocks.3.hook_resid_pre"),
     ] {
         let mut about = About::new(Format::SaeLens);
+        about.model = Some("google/gemma-3-1b-pt".to_owned());
         about.hook = Some(site.to_owned());
         about.site = Some(site.parse().unwrap());
         about.site_out = about.site;

@@ -3,7 +3,9 @@
 use std::fs;
 
 use hooks::{HookPoint, LayerIdx};
-use sae_core::{About, Activation, Format, OpenOptions, Sae, SaeExt as _, SaeParts, SparseAutoencoder as _, open, save};
+use sae_core::{
+    About, Activation, Format, OpenOptions, Sae, SaeExt as _, SaeParts, SparseAutoencoder as _, open, save,
+};
 use serde_json::json;
 use tempfile::TempDir;
 use testkit::assert_same;
@@ -97,7 +99,12 @@ fn whether_b_dec_is_subtracted_is_folded_as_the_format_has_it() {
     let folder = TempDir::new().unwrap();
     let x = testkit::normal(&[7, 6], 8);
     for (subtract_b_dec, transcoder) in [(false, false), (true, true)] {
-        let parts = SaeParts { activation: Activation::TopK { k: 4 }, subtract_b_dec, transcoder, ..random_sae(6, 20, 6, 3).into_parts() };
+        let parts = SaeParts {
+            activation: Activation::TopK { k: 4 },
+            subtract_b_dec,
+            transcoder,
+            ..random_sae(6, 20, 6, 3).into_parts()
+        };
         let sae = Sae::new(parts).unwrap();
         save(&sae, &About::new(Format::SaeLens), Format::Sparsify, folder.path()).unwrap();
         let back = open(folder.path(), &OpenOptions::default()).unwrap().sae;
