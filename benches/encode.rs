@@ -14,7 +14,7 @@ fn encode(c: &mut Criterion) {
     let sae = tiny::sae(id).unwrap().unwrap();
     let x = Tensor::f_randn([1024, sae.d_in()], (Kind::Float, Device::Cpu)).unwrap();
     let x = x.f_mul_scalar(4.0).unwrap();
-    let w_enc = sae.encoder().whole().expect("held");
+    let w_enc = sae.encoder().whole().unwrap();
     let features = sae.encode(&x).unwrap();
     let sparse = sae.encode_sparse(&x).unwrap();
     let mut group = c.benchmark_group("JumpReLU f32 cpu [1024, 256] to 2048");

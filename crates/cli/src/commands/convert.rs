@@ -54,12 +54,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         about.model = Some(model.clone());
     }
     let place = Place::from_path(&args.out.display().to_string());
-    if args.to == Format::GemmaScope {
-        if place == Some(Place::Embedding) {
-            // Whoever opens it there takes it for one of the table's rows.
-            let d_model = sae.d_in() as f64;
-            sae = sae.fold_input_scale(d_model.sqrt())?;
-        }
+    if args.to == Format::GemmaScope && place == Some(Place::Embedding) {
+        // Whoever opens it there takes it for one of the table's rows.
+        let d_model = sae.d_in() as f64;
+        sae = sae.fold_input_scale(d_model.sqrt())?;
     }
     save(&sae, &about, args.to, &args.out).with_context(|| format!("{id} as {}", args.to.name()))?;
     let placed = place

@@ -95,7 +95,17 @@ fn converting_keeps_the_function() {
             let out = folder.path().join(format!("{}-{format}", case.replace('/', "-")));
             let out = out.display().to_string();
             let mut convert = gemma_scope();
-            convert.args(["convert", "--sae", &sae, "--to", format, "--out", &out, "--model", "google/gemma-3-1b-pt"]);
+            convert.args([
+                "convert",
+                "--sae",
+                &sae,
+                "--to",
+                format,
+                "--out",
+                &out,
+                "--model",
+                "google/gemma-3-1b-pt",
+            ]);
             let converted = finish(convert);
             if converted.code != 0 {
                 expect_refusal(&converted, &[format]);
@@ -121,7 +131,10 @@ fn a_format_that_names_the_model_wants_its_name() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out").display().to_string();
     let sae = fixture("sae/saelens/jumprelu");
-    refuse(&["convert", "--sae", &sae, "--to", "gemma-scope-2", "--out", &out], &["gemma-scope-2", "names the model"]);
+    refuse(
+        &["convert", "--sae", &sae, "--to", "gemma-scope-2", "--out", &out],
+        &["gemma-scope-2", "names the model"],
+    );
 }
 
 #[test]
