@@ -138,7 +138,7 @@ fn the_embedding() {
 #[test]
 fn widths_that_its_place_contradicts() {
     for place in [Place::Residual(LAYER), Place::Attention(LAYER), Place::Mlp(LAYER), Place::Embedding] {
-        refused(opened(random_sae(6, 20, 8, 1)).at(place), &["d_in = 6, d_out = 8", "only a transcoder"]);
+        refused(opened(random_sae(6, 20, 8, 1)).at(place), &["d_in = 6, d_out = 8", "its path says"]);
     }
     let there = opened(random_sae(6, 20, 8, 1)).at(Place::Transcoder(LAYER)).unwrap();
     assert_eq!((there.sae.d_in(), there.sae.d_out()), (6, 8));
