@@ -35,7 +35,9 @@ pub enum LoadError {
         known: String,
     },
     /// An SAE whose path does not tell what it reads.
-    #[error("{0}: neither its path nor its files tell which activation it reads; name the hook point")]
+    #[error(
+        "{0}: neither its path nor its files tell which activation it reads; name the hook point (`--hook` on the command line)"
+    )]
     UnknownSite(String),
     /// A model without a tokenizer.
     #[error("{0} has no tokenizer.json: give token ids instead of text")]
@@ -177,7 +179,7 @@ pub fn open_sae(
     if name == "tiny" || name.starts_with("tiny/") {
         return open_tiny(name, options.device);
     }
-    let path = Path::new(name);
+    let path = Path::new(name.trim_end_matches('/'));
     if path.exists() {
         return Ok((name.to_owned(), placed(sae::open(path, options)?, name)?));
     }

@@ -12,7 +12,7 @@ use gemma_scope::{
     load::{LoadedModel, load_model, load_sae},
     model::LoadOptions,
     sae::{OpenOptions, SaeExt as _, SparseAutoencoder as _},
-    tch::{Kind},
+    tch::Kind,
 };
 
 const PROMPT: &str = "The capital of France is";

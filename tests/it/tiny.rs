@@ -5,7 +5,7 @@ use gemma_scope::{
     load::{load_model, load_sae},
     model::LoadOptions,
     sae::{OpenOptions, SparseAutoencoder as _, conformance},
-    tch::{Kind},
+    tch::Kind,
     tiny,
 };
 use serde_json::Value;

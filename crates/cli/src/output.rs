@@ -28,7 +28,9 @@ pub(crate) fn note(text: &str) {
 /// Writes an error to stderr: one sentence, its causes behind colons, nothing said twice.
 pub(crate) fn complain(error: &anyhow::Error) {
     let mut sentence = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    // What libtorch says goes on with a C++ backtrace that helps no user.
+    let lines = error.chain().map(|cause| cause.to_string().lines().next().unwrap_or_default().to_owned());
+    for cause in lines {
         if !sentence.contains(&cause) {
             if !sentence.is_empty() {
                 sentence += ": ";

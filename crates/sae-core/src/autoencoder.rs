@@ -206,6 +206,11 @@ impl Sae {
             tch_ext::expect_shape("W_skip", skip, &[d_in, d_out])?;
             expect_parameter("W_skip", skip)?;
         }
+        for (name, size) in [d_in, d_sae, d_out] {
+            if size < 1 {
+                return Err(SaeError::Parts(format!("{name} must be at least 1, but is {size}")));
+            }
+        }
         self.check_options(d_sae.1)
     }
 

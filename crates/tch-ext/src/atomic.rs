@@ -6,6 +6,15 @@ use std::{
 
 use crate::{Result, TensorError};
 
+/// Opens a file to read here and there: a pipe would wait for a writer, and a device has no end.
+pub(crate) fn open_ordinary(path: &Path) -> Result<File> {
+    let metadata = fs::metadata(path).map_err(|e| TensorError::io(path, e))?;
+    if metadata.is_dir() || metadata.is_file() {
+        return File::open(path).map_err(|e| TensorError::io(path, e));
+    }
+    Err(TensorError::format(path.display().to_string(), "is no ordinary file"))
+}
+
 /// Writes a file beside its final name and renames it, so that nobody ever sees half of it. Missing parent folders are made.
 ///
 /// # Errors

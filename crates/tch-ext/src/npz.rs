@@ -14,7 +14,9 @@ use tch::Tensor;
 use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 
 use crate::{
-    Result, Stored, TensorError, npy,
+    Result, Stored, TensorError,
+    atomic::open_ordinary,
+    npy,
     safetensors::write_elements,
     stored::{BAD_CHECKSUM, Checksum, InFile, read_exact_at},
     write_atomically,
@@ -42,7 +44,7 @@ impl NpzFile {
     /// # Errors
     /// The system's; [`TensorError::Format`] for what is no archive, or whose records are damaged.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| TensorError::io(path, e))?;
+        let file = open_ordinary(path)?;
         Self::from_source(path.display().to_string(), Source::File(Arc::new(file)))
     }
 

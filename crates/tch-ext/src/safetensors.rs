@@ -16,6 +16,7 @@ use tch::{Kind, TchError, Tensor};
 
 use crate::{
     Member, Result, Stored, TensorError, Unsigned,
+    atomic::open_ordinary,
     stored::{InFile, view_of},
     write_atomically,
 };
@@ -53,7 +54,7 @@ impl SafetensorsFile {
     /// # Errors
     /// The system's, or [`TensorError::Format`] for a header that is damaged or does not fit the file's length.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| TensorError::io(path, e))?;
+        let file = open_ordinary(path)?;
         let again = file.try_clone().map_err(|e| TensorError::io(path, e))?;
         let opened = Self::from_reader(&path.display().to_string(), BufReader::new(file))?;
         Ok(Self { file: Some(Arc::new(again)), ..opened })

@@ -49,6 +49,7 @@ pub(crate) struct Args {
 
 /// Analyzes.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    ensure!(args.json.is_none() || args.json != args.html, "--json and --html name the same file");
     ensure!(args.top > 0, "--top must be at least 1");
     let model = args.model.load()?;
     let saes = args.saes.load(&args.model.model, &args.model.machine)?;

@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Adds STRENGTH times a latent's decoder direction at its SAE's site. Repeatable.
     #[arg(long, value_name = "S:LATENT:STRENGTH", allow_hyphen_values = true)]
     steer: Vec<Steer>,
+    /// The hook point that the SAEs read, where their names and files do not tell.
+    #[arg(long, value_name = "H")]
+    hook: Option<HookPoint>,
     /// Takes a latent out: sets it to zero and keeps what the SAE does not explain. Repeatable.
     #[arg(long, value_name = "S:LATENT")]
     ablate: Vec<Ablate>,
@@ -148,6 +151,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for ablate in &args.ablate {
         let sae = saes.get(&ablate.sae)?;
         fits(sae, sae.site, sae.sae.d_in(), &model).context("--ablate")?;
+        ensure!(
+            !sae.sae.is_transcoder(),
+            "--ablate: {} is a transcoder, whose output stands for another site's activation; it can be steered",
+            sae.id
+        );
         let splice =
             Splice::reconstruction(&sae.sae).clamp(FeatureId(ablate.latent), 0.0).context("--ablate")?;
         let positions = args.positions.positions.over(generation.prompt())?;
@@ -249,7 +257,7 @@ impl Saes {
             if saes.iter().all(|(known, _)| known != name) {
                 saes.push((
                     name.clone(),
-                    load_sae(name, None, &OpenOptions::on(device), || machine.hub())
+                    load_sae(name, args.hook, &OpenOptions::on(device), || machine.hub())
                         .context("--steer or --ablate")?,
                 ));
             }

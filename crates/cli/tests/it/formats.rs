@@ -145,3 +145,72 @@ fn a_format_that_is_not_written_is_named_with_those_that_are() {
     assert_eq!(refused.code, 2);
     assert!(refused.stderr.contains("gemma-scope, gemma-scope-2, saelens, sparsify"), "{}", refused.stderr);
 }
+
+#[test]
+fn a_folder_of_another_format_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("mixed").display().to_string();
+    let (sae, topk) = (fixture("sae/saelens/jumprelu"), fixture("sae/saelens/topk"));
+    run(&["convert", "--sae", "tiny", "--to", "gemma-scope", "--out", &out]);
+    refuse(&["convert", "--sae", &sae, "--to", "saelens", "--out", &out], &["mixed", "params.npz"]);
+    // Of the same format it is replaced.
+    run(&["convert", "--sae", &sae, "--to", "gemma-scope", "--out", &out]);
+    assert!(run(&["inspect", &out]).stdout.contains("[24,96]"));
+
+    let out = folder.path().join("shared").display().to_string();
+    run(&["convert", "--sae", &topk, "--to", "sparsify", "--out", &out]);
+    refuse(&["convert", "--sae", &sae, "--to", "saelens", "--out", &out], &["shared", "sae.safetensors"]);
+    run(&["inspect", &out]);
+    // A model's folder has a config.json that is none of an SAE's.
+    let model = folder.path().join("model");
+    fs::create_dir(&model).unwrap();
+    fs::write(model.join("config.json"), "{}").unwrap();
+    let out = model.display().to_string();
+    refuse(&["convert", "--sae", "tiny", "--to", "gemma-scope-2", "--out", &out], &["config.json"]);
+    // Two SAEs in a folder: neither is taken for the other.
+    for file in ["cfg.json", "sae_weights.safetensors"] {
+        fs::copy(Path::new(&sae).join(file), folder.path().join("mixed").join(file)).unwrap();
+    }
+    let mixed = folder.path().join("mixed").display().to_string();
+    refuse(&["inspect", &mixed], &["params.npz", "sae_weights.safetensors"]);
+    run(&["inspect", &format!("{mixed}/params.npz")]);
+}
+
+#[test]
+fn what_is_read_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("sae");
+    fs::create_dir(&copy).unwrap();
+    for file in ["cfg.json", "sae_weights.safetensors", "expected.safetensors"] {
+        fs::copy(fixture(&format!("sae/saelens/topk/{file}")), copy.join(file)).unwrap();
+    }
+    let sae = copy.display().to_string();
+    let input = format!("{sae}/expected.safetensors:x");
+    for out in [format!("{sae}/sae_weights.safetensors"), format!("{sae}/expected.safetensors")] {
+        refuse(&["encode", "--sae", &sae, "--input", &input, "--out", &out], &["--out", "is read here"]);
+    }
+    run(&["encode", "--sae", &sae, "--input", &input, "--out", &format!("{sae}/new.safetensors")]);
+    // A name after a colon, whatever the file is called.
+    fs::copy(copy.join("expected.safetensors"), folder.path().join("acts.st")).unwrap();
+    let input = format!("{}:x", folder.path().join("acts.st").display());
+    run(&[
+        "encode",
+        "--sae",
+        &sae,
+        "--input",
+        &input,
+        "--out",
+        &format!("{sae}/new.safetensors"),
+        "--sparse",
+    ]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_refused_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(fixture("sae/saelens/topk/cfg.json"), folder.path().join("cfg.json")).unwrap();
+    let pipe = folder.path().join("sae_weights.safetensors");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    refuse(&["inspect", &folder.path().display().to_string()], &["sae_weights.safetensors", "ordinary"]);
+}

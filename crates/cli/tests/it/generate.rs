@@ -81,8 +81,8 @@ fn bad_input_is_refused() {
     generate(&["--steer", "tiny:99999:1"], &["99999"]);
     generate(&["--steer", "nowhere/none:1:1"], &["nowhere/none"]);
     let narrow = format!("{}:1", fixture("eval/attn_z/layer_1/width_64/average_l0_27"));
-    generate(&["--steer", &format!("{narrow}:8")], &["--steer", "reads 64", "blocks.1.attn.hook_z"]);
-    generate(&["--ablate", &narrow], &["--ablate", "reads 64", "blocks.1.attn.hook_z"]);
+    generate(&["--steer", &format!("{narrow}:8")], &["--steer", "has 64 numbers", "blocks.1.attn.hook_z"]);
+    generate(&["--ablate", &narrow], &["--ablate", "has 64 numbers", "blocks.1.attn.hook_z"]);
     generate(&["--chat"], &["<end_of_turn>"]);
     generate(&["--stop", "several words"], &["--stop", "several words"]);
     generate(&["--device", "cuda:7"], &["--device", "cuda:7", "not available"]);

@@ -38,6 +38,10 @@ impl Config {
     /// # Errors
     /// As [`read`](Self::read).
     pub(crate) fn parse(file: &str, bytes: &[u8]) -> Result<Self> {
+        const BYTE_ORDER_MARKS: [&[u8]; 3] = [b"\xEF\xBB\xBF", b"\xFF\xFE", b"\xFE\xFF"];
+        if BYTE_ORDER_MARKS.iter().any(|mark| bytes.starts_with(mark)) {
+            return Err(bad(file, "not JSON that can be read: it begins with a byte order mark"));
+        }
         match serde_json::from_slice(bytes) {
             Ok(Strict(Value::Object(map))) => Ok(Self::new(file, map)),
             Ok(_) => Err(bad(file, "must be a JSON object")),

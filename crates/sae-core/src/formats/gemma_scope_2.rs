@@ -241,8 +241,8 @@ pub fn save(sae: &Sae, about: &About, folder: &Path) -> Result<()> {
         return Err(SaeError::Parts(problem));
     }
     if about.model.is_none() {
-        let problem =
-            "Gemma Scope 2 names the model in its config.json, and this SAE's files name none: give its name";
+        let problem = "Gemma Scope 2 names the model in its config.json, and this SAE's files name none: give its name \
+                       (`About::model`; `--model` on the command line)";
         return Err(SaeError::Parts(problem.to_owned()));
     }
     let sae = sae.to_device(Device::Cpu)?.fold_pre_encoder_bias()?.to_jumprelu()?;

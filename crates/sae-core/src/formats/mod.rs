@@ -156,11 +156,20 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Opened> {
     if path.is_file() {
         return open_file(path, options);
     }
+    if !path.is_dir() {
+        return Err(bad("is no ordinary file, and no folder"));
+    }
+    if let [first, second, ..] = weights_in(path)[..] {
+        return Err(bad(&format!(
+            "holds `{first}` and `{second}`: two SAEs, of which the file must be named"
+        )));
+    }
     let inside = |name: &str| path.join(name).is_file();
     match () {
+        () if inside("sae_weights.safetensors") && !inside("config.json") => saelens::open(path, options),
+        () if inside("sae.safetensors") => sparsify::open(path, options),
         () if inside("params.npz") => gemma_scope::open(&path.join("params.npz"), options),
         () if inside("params.safetensors") => gemma_scope_2::open(path, options),
-        () if inside("cfg.json") && inside("sae.safetensors") => sparsify::open(path, options),
         () if inside("cfg.json") => saelens::open(path, options),
         () if inside("ae.pt") => dictionary_learning::open(path, options),
         () if inside("hyperparams.json") => openmoss::open(path, options),
@@ -178,7 +187,10 @@ fn open_file(path: &Path, options: &OpenOptions) -> Result<Opened> {
     let folder = path.parent().unwrap_or(Path::new(""));
     match name {
         "params.safetensors" => gemma_scope_2::open(folder, options),
-        "cfg.json" | "sae_weights.safetensors" | "sae.safetensors" | "hyperparams.json" | "ae.pt" => {
+        "sae.safetensors" => sparsify::open(folder, options),
+        "ae.pt" => dictionary_learning::open(folder, options),
+        "sae_weights.safetensors" if folder.join("cfg.json").is_file() => saelens::open(folder, options),
+        "cfg.json" | "sae_weights.safetensors" | "hyperparams.json" => {
             open(if folder == Path::new("") { Path::new(".") } else { folder }, options)
         }
         _ if name.ends_with(".npz") => gemma_scope::open(path, options),
@@ -196,12 +208,46 @@ fn open_file(path: &Path, options: &OpenOptions) -> Result<Opened> {
 /// # Errors
 /// A format that is not written, or that can't express the SAE; the system's.
 pub fn save(sae: &Sae, about: &About, format: Format, folder: &Path) -> Result<()> {
+    expect_room(folder, format)?;
     match format {
         Format::GemmaScope => gemma_scope::save(sae, &folder.join("params.npz"), Kind::Float),
         Format::GemmaScope2 => gemma_scope_2::save(sae, about, folder),
         Format::SaeLens => saelens::save(sae, about, folder),
         Format::Sparsify => sparsify::save(sae, about, folder),
         other => Err(SaeError::Parts(format!("the format `{}` is read and not written", other.name()))),
+    }
+}
+
+/// The files of weights by which a folder is one format's.
+const WEIGHTS: [&str; 5] =
+    ["params.npz", "params.safetensors", "sae_weights.safetensors", "sae.safetensors", "ae.pt"];
+
+fn weights_in(folder: &Path) -> Vec<&'static str> {
+    WEIGHTS.into_iter().filter(|file| folder.join(file).exists()).collect()
+}
+
+/// A folder in which nothing would be overwritten or hidden but an SAE of the same format.
+fn expect_room(folder: &Path, format: Format) -> Result<()> {
+    const OTHERS: [&str; 4] =
+        ["hyperparams.json", "config.yaml", "model.safetensors", "model.safetensors.index.json"];
+    let (own, config) = match format {
+        Format::GemmaScope => ("params.npz", None),
+        Format::GemmaScope2 => ("params.safetensors", Some("config.json")),
+        Format::SaeLens => ("sae_weights.safetensors", Some("cfg.json")),
+        _ => ("sae.safetensors", Some("cfg.json")),
+    };
+    let foreign = WEIGHTS.into_iter().chain(OTHERS).filter(|file| *file != own);
+    // A config without its weights belongs to something else.
+    let config = config.filter(|_| !folder.join(own).exists());
+    match foreign.chain(config).find(|file| folder.join(file).exists()) {
+        None => Ok(()),
+        Some(file) => {
+            let problem = format!(
+                "holds `{file}`, which is not of the format `{}`: write into a folder of its own",
+                format.name()
+            );
+            Err(SaeError::File { file: folder.display().to_string(), problem })
+        }
     }
 }
 

@@ -214,3 +214,13 @@ fn features_and_outputs_that_are_none() {
         refused(sae.direction(FeatureId(feature)), &[&format!("latent {feature}"), "12"]);
     }
 }
+
+#[test]
+fn an_sae_of_no_latents_or_no_width() {
+    for (d_in, d_sae, named) in [(8, 0, "d_sae"), (0, 8, "d_in"), (0, 0, "d_in")] {
+        let parts =
+            [zeros(&[d_in, d_sae]), zeros(&[d_sae]), zeros(&[d_sae, d_in]), zeros(&[d_in]), zeros(&[d_sae])];
+        let [w_enc, b_enc, w_dec, b_dec, threshold] = parts;
+        refused(Sae::jumprelu(w_enc, b_enc, w_dec, b_dec, threshold), &[named, "at least 1"]);
+    }
+}

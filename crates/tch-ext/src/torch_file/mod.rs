@@ -15,6 +15,7 @@ use self::archive::{Archive, Member};
 pub use self::value::{TorchTensor, TorchValue};
 use crate::{
     Result, Stored, TensorError,
+    atomic::open_ordinary,
     stored::{Checksum, InFile},
 };
 
@@ -44,7 +45,7 @@ impl TorchFile {
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let bad = |problem: String| TensorError::format(&name, problem);
-        let mut file = File::open(path).map_err(|e| TensorError::io(path, e))?;
+        let mut file = open_ordinary(path)?;
         let mut archive = Archive::open(&name, &mut file)?;
         // Older writers say nothing, and were little-endian.
         if let Some(order) = archive.read("byteorder", 16)?.filter(|order| order != b"little") {
@@ -69,8 +70,7 @@ impl TorchFile {
 
     /// One tensor of this file, in the dtype in which it is stored, on the CPU, with the strides that it was saved with.
     ///
-    /// It is mapped where its storage lies aligned, as `torch.save` lays it, and read else, as [`Stored::tensor`] does: the file
-    /// must stay as it is while the tensor lives. What is read is held against the archive's checksum, what is mapped is not.
+    /// Its storage is read and held against the archive's checksum.
     /// Nobody looks for NaN. Tensors that shared a storage share none here.
     ///
     /// # Errors
