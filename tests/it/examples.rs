@@ -73,3 +73,19 @@ fn cache_activations() {
     let out = run("cache_activations");
     assert_eq!(out.matches("hook_resid_post ").count(), 6 + 1, "six layers and the spliced site:\n{out}");
 }
+
+#[test]
+fn anatomy() {
+    let out = run("anatomy");
+    assert_eq!(out.matches("latent ").count(), 4, "{out}");
+    assert_eq!(out.matches("  nearest ").count(), 4, "{out}");
+    // Rows of the embedded SAE's decoder have unit norm, as its training keeps them (float16 rounds them).
+    assert!((number_after(&out, "‖W_dec‖") - 1.0).abs() < 1e-3, "{out}");
+}
+
+#[test]
+fn own_architecture() {
+    let out = run("own_architecture");
+    assert!(out.contains("unsigned keeps the laws"), "{out}");
+    assert!(out.contains("fvu"), "{out}");
+}

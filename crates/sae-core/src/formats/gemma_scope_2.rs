@@ -240,12 +240,12 @@ pub fn save(sae: &Sae, about: &About, folder: &Path) -> Result<()> {
             format!("a `{of}` SAE with the normalisation `{name}` can't be written for Gemma Scope 2");
         return Err(SaeError::Parts(problem));
     }
+    let sae = sae.to_device(Device::Cpu)?.fold_pre_encoder_bias()?.to_jumprelu()?;
     if about.model.is_none() {
         let problem = "Gemma Scope 2 names the model in its config.json, and this SAE's files name none: give its name \
                        (`About::model`; `--model` on the command line)";
         return Err(SaeError::Parts(problem.to_owned()));
     }
-    let sae = sae.to_device(Device::Cpu)?.fold_pre_encoder_bias()?.to_jumprelu()?;
     let transcoder = sae.is_transcoder() || sae.w_skip().is_some();
     let name = |name: &'static str| match name {
         "W_enc" => "w_enc",
