@@ -31,15 +31,7 @@ const TILE: i64 = 1 << 22;
 /// [`finish`](SparseAutoencoder::finish) y. A transcoder's y is not an estimate of x but of another site's activation.
 #[derive(Debug)]
 pub struct Sae {
-    w_enc: Matrix,
-    b_enc: Tensor,
-    w_dec: Matrix,
-    b_dec: Tensor,
-    w_skip: Option<Tensor>,
-    activation: Activation,
-    normalize: Normalize,
-    subtract_b_dec: bool,
-    transcoder: bool,
+    parts: SaeParts,
     /// Pre-activations that exist at a time.
     tile: i64,
 }
@@ -97,7 +89,12 @@ impl Sae {
     /// A tensor of another shape or dtype than float32, or that is not finite; `k` outside `1..=d_sae`; a `b_dec` to
     /// subtract that is not as wide as the input; an SAE with `d_in ≠ d_out`.
     pub fn new(parts: SaeParts) -> Result<Self> {
-        let sae = Self::unchecked(parts)?;
+        let w_dec = match parts.w_dec.held() {
+            // Rows of the decoder must lie one after another to be gathered.
+            Some(held) if !held.is_contiguous() => held.f_contiguous()?.into(),
+            _ => parts.w_dec,
+        };
+        let sae = Self { parts: SaeParts { w_dec, ..parts }, tile: TILE };
         sae.check()?;
         Ok(sae)
     }
@@ -123,37 +120,6 @@ impl Sae {
         Self::new(SaeParts { transcoder, ..plain })
     }
 
-    /// Rows of the decoder must lie one after another to be gathered.
-    fn unchecked(parts: SaeParts) -> Result<Self> {
-        let SaeParts {
-            w_enc,
-            b_enc,
-            w_dec,
-            b_dec,
-            w_skip,
-            activation,
-            normalize,
-            subtract_b_dec,
-            transcoder,
-        } = parts;
-        let w_dec = match w_dec.held() {
-            Some(held) if !held.is_contiguous() => held.f_contiguous()?.into(),
-            _ => w_dec,
-        };
-        Ok(Self {
-            w_enc,
-            b_enc,
-            w_dec,
-            b_dec,
-            w_skip,
-            activation,
-            normalize,
-            subtract_b_dec,
-            transcoder,
-            tile: TILE,
-        })
-    }
-
     /// Sets how many pre-activations may exist at a time while encoding on the CPU: 4 bytes each, some 4 million unless it is
     /// set, and never fewer than 64 for each of up to 4,096 rows. It changes memory and speed, and no latent.
     #[must_use]
@@ -163,30 +129,18 @@ impl Sae {
 
     /// Takes an SAE apart.
     pub fn into_parts(self) -> SaeParts {
-        let Self {
-            w_enc,
-            b_enc,
-            w_dec,
-            b_dec,
-            w_skip,
-            activation,
-            normalize,
-            subtract_b_dec,
-            transcoder,
-            ..
-        } = self;
-        SaeParts { w_enc, b_enc, w_dec, b_dec, w_skip, activation, normalize, subtract_b_dec, transcoder }
+        self.parts
     }
 
     fn check(&self) -> Result<()> {
         let size = |tensor: &Tensor, axis: usize| tensor.size().get(axis).copied();
         let of = |matrix: &Matrix| [0, 1].map(|axis| matrix.axes().get(axis).copied());
-        let ([enc_rows, enc_cols], [dec_rows, dec_cols]) = (of(&self.w_enc), of(&self.w_dec));
-        let mut d_sae = vec![enc_cols, dec_rows, size(&self.b_enc, 0)];
-        d_sae.extend(self.activation.parameters().iter().map(|(_, t)| size(t, 0)));
+        let ([enc_rows, enc_cols], [dec_rows, dec_cols]) = (of(&self.parts.w_enc), of(&self.parts.w_dec));
+        let mut d_sae = vec![enc_cols, dec_rows, size(&self.parts.b_enc, 0)];
+        d_sae.extend(self.parts.activation.parameters().iter().map(|(_, t)| size(t, 0)));
         let d_in = ("d_in", enc_rows.unwrap_or(0));
         let d_sae = ("d_sae", commonest(&d_sae));
-        let d_out = ("d_out", commonest(&[dec_cols, size(&self.b_dec, 0), enc_rows]));
+        let d_out = ("d_out", commonest(&[dec_cols, size(&self.parts.b_dec, 0), enc_rows]));
         let matrix = |what: &str, matrix: &Matrix, axes: [(&str, i64); 2]| {
             if matrix.axes() == axes.map(|(_, n)| n) {
                 return matrix.held().map_or(Ok(()), |held| expect_parameter(what, held));
@@ -195,14 +149,14 @@ impl Sae {
             let got = matrix.axes();
             Err(TensorError::Shape { what: what.to_owned(), expected, got }.into())
         };
-        matrix("W_enc", &self.w_enc, [d_in, d_sae])?;
-        matrix("W_dec", &self.w_dec, [d_sae, d_out])?;
+        matrix("W_enc", &self.parts.w_enc, [d_in, d_sae])?;
+        matrix("W_dec", &self.parts.w_dec, [d_sae, d_out])?;
         for (name, tensor) in self.vectors() {
             let axis = if name == "b_dec" { d_out } else { d_sae };
             tch_ext::expect_shape(name, tensor, &[axis])?;
             expect_parameter(name, tensor)?;
         }
-        if let Some(skip) = &self.w_skip {
+        if let Some(skip) = &self.parts.w_skip {
             tch_ext::expect_shape("W_skip", skip, &[d_in, d_out])?;
             expect_parameter("W_skip", skip)?;
         }
@@ -216,7 +170,7 @@ impl Sae {
 
     fn check_options(&self, d_sae: i64) -> Result<()> {
         let bad = |problem: String| Err(SaeError::Parts(problem));
-        match &self.activation {
+        match &self.parts.activation {
             Activation::TopK { k } if !(1..=d_sae).contains(k) => {
                 return bad(format!("k must lie between 1 and d_sae = {d_sae}, but is {k}"));
             }
@@ -226,12 +180,12 @@ impl Sae {
             _ => (),
         }
         let (d_in, d_out) = (self.d_in(), self.d_out());
-        if self.subtract_b_dec && d_in != d_out {
+        if self.parts.subtract_b_dec && d_in != d_out {
             return bad(format!(
                 "b_dec, of d_out = {d_out}, can't be subtracted from inputs of d_in = {d_in}"
             ));
         }
-        if !self.transcoder && d_in != d_out {
+        if !self.parts.transcoder && d_in != d_out {
             return bad(format!("d_in is {d_in} and d_out {d_out}: only a transcoder's may differ"));
         }
         Ok(())
@@ -243,53 +197,54 @@ impl Sae {
     /// libtorch's; the system's for weights that were left in a file.
     pub fn to_device(&self, device: Device) -> Result<Self> {
         let to = |t: &Tensor| t.f_to_device(device);
-        Ok(Self {
-            w_enc: self.w_enc.to_device(device)?,
-            b_enc: to(&self.b_enc)?,
-            w_dec: self.w_dec.to_device(device)?,
-            b_dec: to(&self.b_dec)?,
-            w_skip: self.w_skip.as_ref().map(to).transpose()?,
-            activation: self.activation.to_device(device)?,
-            ..*self
-        })
+        let parts = SaeParts {
+            w_enc: self.parts.w_enc.to_device(device)?,
+            b_enc: to(&self.parts.b_enc)?,
+            w_dec: self.parts.w_dec.to_device(device)?,
+            b_dec: to(&self.parts.b_dec)?,
+            w_skip: self.parts.w_skip.as_ref().map(to).transpose()?,
+            activation: self.parts.activation.to_device(device)?,
+            ..self.parts
+        };
+        Ok(Self { parts, tile: self.tile })
     }
 
     /// How pre-activations become latents.
     pub fn activation(&self) -> &Activation {
-        &self.activation
+        &self.parts.activation
     }
 
     /// What is done to each token before encoding, and undone after decoding.
     pub fn normalize(&self) -> Normalize {
-        self.normalize
+        self.parts.normalize
     }
 
     /// Whether `b_dec` is subtracted from the input.
     pub fn subtracts_b_dec(&self) -> bool {
-        self.subtract_b_dec
+        self.parts.subtract_b_dec
     }
 
     /// The encoder, `[d_in, d_sae]`.
     pub fn encoder(&self) -> &Matrix {
-        &self.w_enc
+        &self.parts.w_enc
     }
 
     /// The decoder, `[d_sae, d_out]`.
     pub fn decoder(&self) -> &Matrix {
-        &self.w_dec
+        &self.parts.w_dec
     }
 
     /// `[d_in, d_out]`, of an SAE that has one.
     pub fn w_skip(&self) -> Option<&Tensor> {
-        self.w_skip.as_ref()
+        self.parts.w_skip.as_ref()
     }
 
     /// The biases and the activation's parameters by the field's names: `b_enc` (a Gated SAE's `b_gate`), `b_dec`,
     /// `threshold`, `r_mag`, `b_mag`.
     pub fn vectors(&self) -> Vec<(&'static str, &Tensor)> {
-        let gate = matches!(self.activation, Activation::Gated { .. });
-        let b_enc = (if gate { "b_gate" } else { "b_enc" }, &self.b_enc);
-        [vec![b_enc, ("b_dec", &self.b_dec)], self.activation.parameters()].concat()
+        let gate = matches!(self.parts.activation, Activation::Gated { .. });
+        let b_enc = (if gate { "b_gate" } else { "b_enc" }, &self.parts.b_enc);
+        [vec![b_enc, ("b_dec", &self.parts.b_dec)], self.parts.activation.parameters()].concat()
     }
 
     /// All parameters by the field's names, in memory: `W_enc`, `W_dec`, the [`vectors`](Self::vectors), `W_skip`.
@@ -297,23 +252,23 @@ impl Sae {
     /// # Errors
     /// The system's, for weights that were left in a file.
     pub fn parameters(&self) -> Result<Vec<(&'static str, Tensor)>> {
-        let mut all = vec![("W_enc", self.w_enc.whole()?), ("W_dec", self.w_dec.whole()?)];
+        let mut all = vec![("W_enc", self.parts.w_enc.whole()?), ("W_dec", self.parts.w_dec.whole()?)];
         all.extend(self.vectors().into_iter().map(|(name, t)| (name, t.shallow_clone())));
-        all.extend(self.w_skip.iter().map(|t| ("W_skip", t.shallow_clone())));
+        all.extend(self.parts.w_skip.iter().map(|t| ("W_skip", t.shallow_clone())));
         Ok(all)
     }
 
     /// x̃: what the encoder's matrix is given.
     fn prepared(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.normalize.apply(x)?;
-        if self.subtract_b_dec { Ok(x.f_sub(&self.b_dec)?) } else { Ok(x) }
+        let x = self.parts.normalize.apply(x)?;
+        if self.parts.subtract_b_dec { Ok(x.f_sub(&self.parts.b_dec)?) } else { Ok(x) }
     }
 
     /// Whether the kernels take the work: on the CPU, where no gradient is to flow.
     fn by_kernels(&self, x: &Tensor) -> bool {
-        let mut tensors = vec![x, &self.b_enc, &self.b_dec];
-        tensors.extend(self.w_enc.held());
-        tensors.extend(self.activation.parameters().into_iter().map(|(_, t)| t));
+        let mut tensors = vec![x, &self.parts.b_enc, &self.parts.b_dec];
+        tensors.extend(self.parts.w_enc.held());
+        tensors.extend(self.parts.activation.parameters().into_iter().map(|(_, t)| t));
         tensors.iter().all(|t| t.device() == Device::Cpu && !t.requires_grad())
     }
 
@@ -321,9 +276,9 @@ impl Sae {
     fn tiles(&self, x: &Tensor) -> Result<SparseFeatures> {
         let (n, d_sae) = (x.size2()?.0, self.d_sae());
         let len = (self.tile / n.max(1)).clamp(64, d_sae.max(64));
-        let mut active = Collector::new(&self.activation, &self.b_enc, n as usize)?;
+        let mut active = Collector::new(&self.parts.activation, &self.parts.b_enc, n as usize)?;
         for first in (0..d_sae).step_by(len as usize) {
-            let w_enc = self.w_enc.columns(first..(first + len).min(d_sae))?;
+            let w_enc = self.parts.w_enc.columns(first..(first + len).min(d_sae))?;
             let g = linear(x, &w_enc.f_tr()?)?; // [n, len]
             active.add(&g.f_contiguous()?, first as usize)?;
         }
@@ -332,7 +287,7 @@ impl Sae {
 
     /// The latents of x̃, `[n, d_in]`, dense and differentiable.
     fn dense(&self, x: &Tensor) -> Result<Tensor> {
-        self.activation.apply(&x.f_matmul(&self.w_enc.whole()?)?, &self.b_enc)
+        self.parts.activation.apply(&x.f_matmul(&self.parts.w_enc.whole()?)?, &self.parts.b_enc)
     }
 }
 
@@ -345,7 +300,7 @@ pub(crate) fn commonest(sizes: &[Option<i64>]) -> i64 {
 
 impl SparseAutoencoder for Sae {
     fn architecture(&self) -> &'static str {
-        match (&self.activation, self.transcoder, self.w_skip.is_some()) {
+        match (&self.parts.activation, self.parts.transcoder, self.parts.w_skip.is_some()) {
             (Activation::Relu, false, false) => "standard",
             (Activation::Relu, true, false) => "transcoder",
             (Activation::Relu, _, true) => "skip_transcoder",
@@ -365,19 +320,19 @@ impl SparseAutoencoder for Sae {
     }
 
     fn d_in(&self) -> i64 {
-        self.w_enc.size()[0]
+        self.parts.w_enc.size()[0]
     }
 
     fn d_sae(&self) -> i64 {
-        self.w_enc.size()[1]
+        self.parts.w_enc.size()[1]
     }
 
     fn d_out(&self) -> i64 {
-        self.b_dec.numel() as i64
+        self.parts.b_dec.numel() as i64
     }
 
     fn is_transcoder(&self) -> bool {
-        self.transcoder
+        self.parts.transcoder
     }
 
     fn encode(&self, x: &Tensor) -> Result<Tensor> {
@@ -414,13 +369,13 @@ impl SparseAutoencoder for Sae {
     fn decode(&self, features: &Tensor) -> Result<Tensor> {
         let size = expect_width("the features", features, "d_sae", self.d_sae())?;
         let features = features.f_reshape([-1, self.d_sae()])?;
-        let mut rows = self.b_dec.f_expand([features.size2()?.0, self.d_out()], false)?;
-        let held = self.w_dec.held().is_some();
+        let mut rows = self.parts.b_dec.f_expand([features.size2()?.0, self.d_out()], false)?;
+        let held = self.parts.w_dec.held().is_some();
         let at_a_time = if held { self.d_sae() } else { self.tile / self.d_out().max(1) }.max(64);
         for first in (0..self.d_sae()).step_by(at_a_time as usize) {
             let latents = first..(first + at_a_time).min(self.d_sae());
             let some = features.f_narrow(1, latents.start, latents.end - latents.start)?;
-            rows = rows.f_addmm(&some, &self.w_dec.rows(latents)?)?;
+            rows = rows.f_addmm(&some, &self.parts.w_dec.rows(latents)?)?;
         }
         Ok(rows.f_reshape(with_last(size, self.d_out()))?)
     }
@@ -430,12 +385,12 @@ impl SparseAutoencoder for Sae {
             let (got, d_sae) = (features.d_sae(), self.d_sae());
             return Err(SaeError::Sparse(format!("d_sae is {got}, but the SAE has {d_sae}")));
         }
-        match self.w_dec.held() {
-            Some(w_dec) => gather_sum(features, features.indices(), w_dec, &self.b_dec),
+        match self.parts.w_dec.held() {
+            Some(w_dec) => gather_sum(features, features.indices(), w_dec, &self.parts.b_dec),
             None => {
                 let (latents, at, _) = features.indices().f_internal_unique2(true, true, false)?;
-                let rows = self.w_dec.select_rows(&latents)?;
-                gather_sum(features, &at, &rows, &self.b_dec)
+                let rows = self.parts.w_dec.select_rows(&latents)?;
+                gather_sum(features, &at, &rows, &self.parts.b_dec)
             }
         }
     }
@@ -447,19 +402,23 @@ impl SparseAutoencoder for Sae {
             return Err(SaeError::Width { what: "the decoded output", expected, got: decoded.size() });
         }
         // A transcoder's output has statistics of its own.
-        let out = if self.transcoder { decoded.shallow_clone() } else { self.normalize.undo(decoded, x)? };
-        match &self.w_skip {
+        let out = if self.parts.transcoder {
+            decoded.shallow_clone()
+        } else {
+            self.parts.normalize.undo(decoded, x)?
+        };
+        match &self.parts.w_skip {
             Some(w_skip) => Ok(out.f_add(&x.f_matmul(w_skip)?)?),
             None => Ok(out),
         }
     }
 
     fn w_enc(&self, latents: Range<i64>) -> Result<Option<Tensor>> {
-        self.w_enc.columns(latents).map(Some)
+        self.parts.w_enc.columns(latents).map(Some)
     }
 
     fn w_dec(&self, latents: Range<i64>) -> Result<Tensor> {
-        self.w_dec.rows(latents)
+        self.parts.w_dec.rows(latents)
     }
 }
 
