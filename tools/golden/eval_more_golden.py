@@ -4,8 +4,8 @@
 
 EVAL_DIR is the folder that `eval_golden.py` wrote: its SAEs, tokens and `expected.json` are read and left as they are. Where it
 has no transcoder one is trained, like the SAEs, for layer 1: from `blocks.1.ln2.hook_normalized` (x / rms(x), before the gain) to
-`blocks.1.hook_mlp_out`, some of its latents dead and some rare. Then `more.json` is written: for each folder of parameters the names below, and for the transcoder
-those of `eval_golden.py` as well.
+`blocks.1.hook_mlp_out`, some of its latents dead and some rare. Then `more.json` is written: for each folder of parameters the
+names below, and for the transcoder those of `eval_golden.py` as well.
 
 Everything is computed in float64, the model too (a forward pass written out here, checked against Transformers' float32), from
 the float32 weights of the files. Kept and scored positions are those of `eval_golden.py`: kept are all but PAD (0), EOS (1) and
@@ -40,8 +40,8 @@ what the SAE says, f its latents, frequency the share of kept positions on which
 `uniformity_by_position`: [sequence, position, r], scored positions at which some y is not zero. L is the logit (after the
   soft-cap) of the next token less the mean logit, at that position of the clean model; g = dL/dx at the same position;
   y = f * (W_dec g); p = |y| / sum |y| where y is not zero; r = exp(-sum p log p) / #(y not zero). Gemma Scope, App. D.5.
-`bf16`: l0, fvu, ce_spliced, delta_loss of the SAE in bfloat16 in the float32 model: `pre = x.bfloat16() @ W_enc.bfloat16()` and then
-  `+ b_enc.bfloat16()`, two roundings; active where pre > threshold, which stays float32; the same two steps to decode; the
+`bf16`: l0, fvu, ce_spliced, delta_loss of the SAE in bfloat16, the model as before: `pre = x.bfloat16() @ W_enc.bfloat16()` and
+  then `+ b_enc.bfloat16()`, two roundings; active where pre > threshold, which stays float32; the same two steps to decode; the
   result back to float32. FVU is against the x that was not rounded. Gemma Scope, App. D.4.
 """
 
