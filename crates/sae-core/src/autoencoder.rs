@@ -417,6 +417,14 @@ impl SparseAutoencoder for Sae {
         self.parts.w_enc.columns(latents).map(Some)
     }
 
+    fn b_enc(&self, latents: Range<i64>) -> Result<Option<Tensor>> {
+        let d_sae = self.d_sae();
+        if latents.start < 0 || latents.start > latents.end || latents.end > d_sae {
+            return Err(SaeError::Range { start: latents.start, end: latents.end, size: d_sae });
+        }
+        Ok(Some(self.parts.b_enc.f_narrow(0, latents.start, latents.end - latents.start)?))
+    }
+
     fn w_dec(&self, latents: Range<i64>) -> Result<Tensor> {
         self.parts.w_dec.rows(latents)
     }

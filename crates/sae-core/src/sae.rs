@@ -81,6 +81,16 @@ pub trait SparseAutoencoder: fmt::Debug + Send {
         Ok(None)
     }
 
+    /// What is added to what some latents read: entries of `b_enc`, `[len]`, for a Gated SAE of its gate's. `None` where there is
+    /// nothing of the kind.
+    ///
+    /// # Errors
+    /// [`SaeError::Range`].
+    fn b_enc(&self, latents: Range<i64>) -> Result<Option<Tensor>> {
+        let _ = latents;
+        Ok(None)
+    }
+
     /// What some latents write: rows of `W_dec`, `[len, d_out]`.
     ///
     /// # Errors
