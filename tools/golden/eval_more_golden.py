@@ -47,6 +47,7 @@ what the SAE says, f its latents, frequency the share of kept positions on which
 
 import argparse
 import json
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -166,11 +167,11 @@ def train_transcoder(x, y, generator, steps=600):
 class Case:
     """One SAE in one model on one set of tokens."""
 
-    def __init__(self, model, ids, site, layer, p):
+    def __init__(self, model, ids, site, layer, p, kept=None):
         self.model, self.ids, self.p32 = model, ids, p
         self.read, self.replaced = hooks(site, layer)
         self.p = {name: tensor.double() for name, tensor in p.items()}
-        self.kept = ids > 2
+        self.kept = ids > 2 if kept is None else kept
         self.scored = torch.zeros_like(self.kept)
         self.scored[:, :-1] = self.kept[:, :-1] & self.kept[:, 1:]
         self.logits, seen = model(ids)
@@ -179,7 +180,6 @@ class Case:
         self.recon = decode(self.p, self.f)
         x, x_hat = self.target[self.kept], self.recon[self.kept]
         self.mean = x.mean(0)
-        self.shares = self.uniformity()
         self.error, self.spread = ((x - x_hat) ** 2).sum(-1), ((x - self.mean) ** 2).sum(-1)
 
     def run_with(self, replacement):
@@ -230,7 +230,7 @@ class Case:
             got[f"mass_over_{percent}_percent"] = (frequency[over].sum() / frequency.sum()).item()
         values = [v for v in self.consistency() if v is not None]
         got["consistent_activation_heuristic"] = sum(values) / len(values)
-        values = [r for _, _, r in self.shares]
+        values = [r for _, _, r in self.uniformity]
         got["uniformity"] = sum(values) / len(values)
         return got
 
@@ -274,6 +274,7 @@ class Case:
             entries.append(entry)
         return entries
 
+    @cached_property
     def uniformity(self):
         found = []
         for row in range(self.ids.shape[0]):
@@ -355,7 +356,7 @@ if __name__ == "__main__":
             "metrics": {k: v for k, v in metrics.items() if k not in before},
             "latents": {k: v for k, v in latents.items() if k not in before},
             "l0_histogram": case.l0_histogram(), "by_position": case.by_position(),
-            "uniformity_by_position": case.shares, "bf16": case.bf16(),
+            "uniformity_by_position": case.uniformity, "bf16": case.bf16(),
         }
         print(f"{name}: nearest threshold {case.margin():.1e}", {k: round(v, 4) for k, v in metrics.items()}, more[name]["bf16"])
     (options.eval_dir / "more.json").write_text(json.dumps(more, indent=1))
