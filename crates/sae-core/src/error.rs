@@ -48,6 +48,9 @@ pub enum SaeError {
         /// What is wrong with it.
         problem: String,
     },
+    /// What was asked of the catalogue, and is not in it.
+    #[error("{0}")]
+    Catalogue(String),
     /// A file of parameters that is not the format it should be.
     #[error("{file}: {problem}")]
     File {

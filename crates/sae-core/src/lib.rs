@@ -19,6 +19,7 @@
 mod activation;
 pub mod anatomy;
 mod autoencoder;
+pub mod catalogue;
 pub mod conformance;
 mod error;
 mod fold;

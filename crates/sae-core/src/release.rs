@@ -3,10 +3,10 @@ use std::{fmt, str::FromStr};
 use hooks::{HookPoint, LayerIdx};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Place, Result, SaeError};
-
-/// Release, layer and width to the L0 of the SAE nearest 100: the choice that SAELens and Neuronpedia call canonical.
-const CANONICAL: &str = include_str!("canonical.tsv");
+use crate::{
+    Place, Result, SaeError,
+    catalogue::{self, Site, Width},
+};
 
 /// A released Gemma Scope SAE: `gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`.
 ///
@@ -15,8 +15,8 @@ const CANONICAL: &str = include_str!("canonical.tsv");
 pub struct SaeId {
     release: &'static Release,
     /// `None` for the embedding.
-    layer: Option<usize>,
-    width: &'static str,
+    layer: Option<LayerIdx>,
+    width: Width,
     l0: u32,
 }
 
@@ -28,14 +28,6 @@ struct Release {
     n_layers: usize,
     site: Site,
     d_in: i64,
-}
-
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Clone, Copy)]
-enum Site {
-    Residual,
-    Attention,
-    Mlp,
-    Transcoder,
 }
 
 const fn release(name: &'static str, model: &'static str, n_layers: usize, site: Site, d_in: i64) -> Release {
@@ -52,18 +44,6 @@ static RELEASES: [Release; 9] = [
     release("gemma-scope-9b-pt-mlp", "google/gemma-2-9b", 42, Site::Mlp, 3584),
     release("gemma-scope-27b-pt-res", "google/gemma-2-27b", 46, Site::Residual, 4608),
     release("gemma-scope-9b-it-res", "google/gemma-2-9b-it", 42, Site::Residual, 3584),
-];
-
-/// Width labels and what they stand for: 16k is 2^14, 1m is 2^20.
-const WIDTHS: [(&str, i64); 8] = [
-    ("4k", 1 << 12),
-    ("16k", 1 << 14),
-    ("32k", 1 << 15),
-    ("65k", 1 << 16),
-    ("131k", 1 << 17),
-    ("262k", 1 << 18),
-    ("524k", 1 << 19),
-    ("1m", 1 << 20),
 ];
 
 impl SaeId {
@@ -84,12 +64,13 @@ impl SaeId {
 
     /// What it was trained on.
     pub fn place(&self) -> Place {
-        let Some(layer) = self.layer.map(LayerIdx) else { return Place::Embedding };
+        let Some(layer) = self.layer else { return Place::Embedding };
         match self.release.site {
             Site::Residual => Place::Residual(layer),
             Site::Attention => Place::Attention(layer),
             Site::Mlp => Place::Mlp(layer),
             Site::Transcoder => Place::Transcoder(layer),
+            Site::Embedding => Place::Embedding,
         }
     }
 
@@ -100,7 +81,7 @@ impl SaeId {
 
     /// The number of latents.
     pub fn d_sae(&self) -> i64 {
-        WIDTHS.iter().find(|(label, _)| *label == self.width).map_or(0, |(_, n)| *n)
+        self.width.d_sae()
     }
 
     /// The width of the input.
@@ -114,7 +95,7 @@ impl SaeId {
     }
 
     fn folder(&self) -> String {
-        self.layer.map_or_else(|| "embedding".to_owned(), |l| format!("layer_{l}"))
+        self.layer.map_or_else(|| "embedding".to_owned(), |LayerIdx(l)| format!("layer_{l}"))
     }
 }
 
@@ -149,29 +130,30 @@ fn parse(text: &str) -> Result<SaeId, String> {
         format!("there is no release `{name}`; the releases are {}", known.join(", "))
     })?;
     let layer = match place.strip_prefix("layer_") {
-        Some(layer) => Some(digits(layer).filter(|l| (*l as usize) < release.n_layers).ok_or_else(|| {
-            format!("`{place}` is not one of its layers, layer_0 to layer_{}", release.n_layers - 1)
-        })? as usize),
+        Some(layer) => {
+            Some(digits(layer).map(|l| LayerIdx(l as usize)).filter(|l| l.0 < release.n_layers).ok_or_else(
+                || format!("`{place}` is not one of its layers, layer_0 to layer_{}", release.n_layers - 1),
+            )?)
+        }
         None if *place == "embedding" && release.site == Site::Residual => None,
         None => return Err(format!("`{place}` should read like `layer_20`")),
     };
-    let label = width.strip_prefix("width_").and_then(|w| WIDTHS.iter().find(|(label, _)| *label == w));
-    let (width, _) = label.ok_or_else(|| {
-        let known: Vec<_> = WIDTHS.iter().map(|(label, _)| format!("width_{label}")).collect();
+    let width = width.strip_prefix("width_").and_then(Width::labelled).ok_or_else(|| {
+        let known: Vec<_> = Width::all().map(|width| format!("width_{width}")).collect();
         format!("`{width}` is no width; the widths are {}", known.join(", "))
     })?;
     let l0 = match l0.strip_prefix("average_l0_") {
         Some(number) => digits(number).ok_or_else(|| format!("`{l0}` should read like `average_l0_71`"))?,
-        None if *l0 == "canonical" => canonical(name, place, width)?,
+        None if *l0 == "canonical" => canonical(release, layer, width)?,
         None => return Err(format!("`{l0}` should read like `average_l0_71`, or be `canonical`")),
     };
     Ok(SaeId { release, layer, width, l0 })
 }
 
-fn canonical(name: &str, place: &str, width: &str) -> Result<u32, String> {
-    let key = format!("{name}/{place}/width_{width}");
-    let found = CANONICAL.lines().filter_map(|line| line.split_once('\t')).find(|(k, _)| *k == key);
-    found.and_then(|(_, l0)| digits(l0)).ok_or_else(|| format!("no canonical SAE is named for `{key}`"))
+fn canonical(release: &Release, layer: Option<LayerIdx>, width: Width) -> Result<u32, String> {
+    let mut known = catalogue::all().filter(|entry| entry.canonical && entry.release == release.name);
+    let found = known.find(|entry| entry.layer == layer && entry.width == width);
+    found.map(|entry| entry.l0).ok_or_else(|| "none of this layer and width is called canonical".to_owned())
 }
 
 /// Digits alone, without a sign or leading zeros.

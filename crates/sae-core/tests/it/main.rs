@@ -13,6 +13,7 @@ mod architectures;
 mod architectures_gradients;
 mod architectures_laws;
 mod broken;
+mod catalogue;
 mod common;
 mod conformance;
 mod exact;
