@@ -434,14 +434,14 @@ if __name__ == "__main__":
     print("# Metrics beside the peers' own\n")
     print("Written by [`tools/parity/evals.py`](../tools/parity/README.md), whose docstring says how each column comes about,"
           f" from\n`fixtures/eval`: {ids.shape[0]} sequences of {ids.shape[1]} tokens with BOS, EOS and padding among them, a"
-          f" Gemma 2 of random weights. TransformerLens'\nlogits are {difference:.0e} from Transformers' on it. Differences are relative to"
-          " the largest magnitude. \"By its definition\" is what our\nreference finds when it computes the metric as that peer"
+          f" Gemma 2 of random weights. TransformerLens'\nlogits are {difference:.0e} from Transformers' on it. Differences are relative"
+          " to the largest magnitude. \"By its definition\" is what our\nreference finds when it computes the metric as that peer"
           " defines it; \"left\" is what separates that from the peer's own number.\n")
     print("Why a number differs:\n")
     for letter, text in REASONS.items():
         print(f"* **{letter}** {text}")
     print("\nThese three print no counterpart of " + ", ".join(f"`{name}`" for name in NO_PEER) + ". dictionary_learning's loss"
-          " recovered\nneeds nnsight, and was not run. Where ours is \"not printed\", the difference is from our reference.")
+          " recovered\nneeds nnsight, and was not run.")
     for name, entry in more.items():
         with np.load(folder / name / "params.npz") as arrays:
             case = Case(model, ids, entry["site"], entry["layer"], {k: torch.from_numpy(arrays[k]) for k in arrays.files})
@@ -474,6 +474,8 @@ if __name__ == "__main__":
             print(*([title, ""] if title else []), table.markdown(), "", sep="\n")
             wrong += [f"{name}: {line}" for line in table.wrong]
     missing = sorted({k for k in golden if not k.startswith("latents.")} - printed)
+    if missing:
+        print("Where ours is not printed the difference is from our reference.")
     print("not printed by ours:", ", ".join(missing) or "nothing", file=sys.stderr)
     print(*wrong, sep="\n", file=sys.stderr)
     sys.exit(1 if wrong else 0)
