@@ -434,8 +434,8 @@ if __name__ == "__main__":
     print("# Metrics beside the peers' own\n")
     print("Written by [`tools/parity/evals.py`](../tools/parity/README.md), whose docstring says how each column comes about,"
           f" from\n`fixtures/eval`: {ids.shape[0]} sequences of {ids.shape[1]} tokens with BOS, EOS and padding among them, a"
-          f" Gemma 2 of random weights. TransformerLens'\nlogits are {difference:.0e} from Transformers' on it. Differences are relative"
-          " to the largest magnitude. \"By its definition\" is what our\nreference finds when it computes the metric as that peer"
+          f" Gemma 2 of random weights. TransformerLens'\nlogits are {difference:.0e} from Transformers' on it. Differences are"
+          " relative to the largest magnitude. \"By its definition\" is what our\nreference finds when it computes the metric as that peer"
           " defines it; \"left\" is what separates that from the peer's own number.\n")
     print("Why a number differs:\n")
     for letter, text in REASONS.items():
