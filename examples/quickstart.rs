@@ -9,7 +9,7 @@
 use std::env;
 
 use gemma_scope::{
-    eval::Fvu,
+    eval::Reconstruction,
     hooks::{HookSet, HookedModelExt as _, observe},
     hub::Hub,
     load::{load_model, load_sae},
@@ -52,9 +52,9 @@ fn main() -> anyhow::Result<()> {
     // Variance explained, leaving BOS out: its norm is an outlier that would swamp the rest.
     let pos = tokens.pos();
     let without_bos = |t: &Tensor| t.f_narrow(1, 1, pos - 1)?.f_flatten(0, 1);
-    let mut fvu = Fvu::new(sae.d_in());
-    fvu.add(&without_bos(&x)?, &without_bos(&x_hat)?)?;
-    match fvu.value() {
+    let mut quality = Reconstruction::new(sae.d_in());
+    quality.add(&without_bos(&x)?, &without_bos(&x_hat)?)?;
+    match quality.fvu() {
         Some(fvu) => println!("variance explained without BOS: {:.3}", 1.0 - fvu),
         None => println!("variance explained: undefined, for the activations do not vary"),
     }

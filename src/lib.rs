@@ -1,8 +1,10 @@
 #![doc = include_str!("../README.md")]
 
 pub mod load;
+pub mod suite;
 pub mod tiny;
 
+pub use corpus;
 pub use dashboard;
 pub use eval;
 pub use gemma_model as model;

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use hooks::{HookError, HookPoint};
 use hub::{Hub, HubError, RepoId};
 use model::{Gemma2, LoadOptions, ModelError, Tokenizer};
-use sae::{About, Format, OpenOptions, Opened, Place, Sae, SaeError, SaeId, SparseAutoencoder as _};
+use sae::{
+    About, Format, OpenOptions, Opened, Place, Sae, SaeError, SaeId, SparseAutoencoder as _, catalogue,
+};
 use tch::Device;
 
 use crate::{hooks, hub, model, sae, tiny};
@@ -34,6 +36,9 @@ pub enum LoadError {
         /// The names that there are.
         known: String,
     },
+    /// The path of what has none.
+    #[error("`{0}` is embedded in the program: it has no file")]
+    Embedded(String),
     /// An SAE whose path does not tell what it reads.
     #[error(
         "{0}: neither its path nor its files tell which activation it reads; name the hook point (`--hook` on the command line)"
@@ -176,27 +181,66 @@ pub fn open_sae(
     options: &OpenOptions,
     hub: impl FnOnce() -> Result<Hub, HubError>,
 ) -> Result<(String, Opened)> {
-    if name == "tiny" || name.starts_with("tiny/") {
+    if is_tiny(name) {
         return open_tiny(name, options.device);
     }
+    let Found { id, path, released } = find_sae(name, hub)?;
+    let opened = sae::open(&path, options)?;
+    let Some(released) = released else {
+        let opened = placed(opened, &id)?;
+        return Ok((id, opened));
+    };
+    let mut opened = opened.at(released.place())?;
+    opened.about.model = Some(released.model().to_owned());
+    Ok((id, opened))
+}
+
+/// The file or folder that holds an SAE, downloaded if it is not local.
+///
+/// # Errors
+/// A name that is none, or an embedded SAE's, which has no file; the hub's.
+pub fn sae_path(name: &str, hub: impl FnOnce() -> Result<Hub, HubError>) -> Result<PathBuf> {
+    if is_tiny(name) {
+        return Err(LoadError::Embedded(name.to_owned()));
+    }
+    Ok(find_sae(name, hub)?.path)
+}
+
+/// An SAE's files.
+struct Found {
+    /// Its full name.
+    id: String,
+    path: PathBuf,
+    /// The first Gemma Scope's files do not say what they are.
+    released: Option<SaeId>,
+}
+
+fn find_sae(name: &str, hub: impl FnOnce() -> Result<Hub, HubError>) -> Result<Found> {
     let path = Path::new(name.trim_end_matches('/'));
     if path.exists() {
-        return Ok((name.to_owned(), placed(sae::open(path, options)?, name)?));
+        return Ok(Found { id: name.to_owned(), path: path.to_owned(), released: None });
     }
     if looks_local(name) {
         return Err(LoadError::SaeName(name.to_owned()));
     }
     match name.parse::<SaeId>() {
         Ok(id) => {
-            let file = hub()?.file(id.repo(), &id.params_path())?;
-            let mut opened = sae::open(&file, options)?.at(id.place())?;
-            opened.about.model = Some(id.model().to_owned());
-            Ok((id.to_string(), opened))
+            let path = hub()?.file(id.repo(), &id.params_path())?;
+            Ok(Found { id: id.to_string(), path, released: Some(id) })
         }
         // A name of the project's own form that does not parse says best itself what is wrong with it.
         Err(error) if is_first_release(name) => Err(error.into()),
-        Err(_) => Ok((name.to_owned(), placed(open_from_repo(name, options, hub)?, name)?)),
+        Err(_) => {
+            // Gemma Scope 2 by SAELens' release and id.
+            let id = catalogue::find(name).map_or_else(|| name.to_owned(), |entry| entry.to_string());
+            let path = find_in_repo(&id, hub)?;
+            Ok(Found { id, path, released: None })
+        }
     }
+}
+
+fn is_tiny(name: &str) -> bool {
+    name == "tiny" || name.starts_with("tiny/")
 }
 
 /// Whether a name can only be meant as one of the first Gemma Scope's.
@@ -214,11 +258,7 @@ fn placed(opened: Opened, path: &str) -> Result<Opened> {
 }
 
 /// `ORG/REPO/PATH`, where PATH is a file, or a folder in one of the formats whose files have fixed names.
-fn open_from_repo(
-    name: &str,
-    options: &OpenOptions,
-    hub: impl FnOnce() -> Result<Hub, HubError>,
-) -> Result<Opened> {
+fn find_in_repo(name: &str, hub: impl FnOnce() -> Result<Hub, HubError>) -> Result<PathBuf> {
     let unknown = || LoadError::SaeName(name.to_owned());
     let mut parts = name.splitn(3, '/');
     let (Some(org), Some(repo), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
@@ -228,7 +268,7 @@ fn open_from_repo(
     let hub = hub()?;
     let path = path.trim_end_matches('/');
     if [".npz", ".pt", ".safetensors"].iter().any(|end| path.ends_with(end)) {
-        return Ok(sae::open(&hub.file(repo, path)?, options)?);
+        return Ok(hub.file(repo, path)?);
     }
     let there = |file: &str| format!("{path}/{file}");
     let files: Vec<&str> = if hub.is_offline() {
@@ -247,7 +287,7 @@ fn open_from_repo(
         let found = hub.file(repo.clone(), &there(file))?;
         folder = found.ancestors().nth(file.split('/').count()).map(Path::to_owned).unwrap_or_default();
     }
-    Ok(sae::open(&folder, options)?)
+    Ok(folder)
 }
 
 /// What makes a folder an SAE's, format by format, the weights first. Two formats call them `sae_weights.safetensors`.

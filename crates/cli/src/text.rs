@@ -3,7 +3,11 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use gemma_scope::{hooks::TokenBatch, load::LoadedModel};
+use gemma_scope::{
+    corpus::{self, Content, ReadOptions},
+    hooks::TokenBatch,
+    load::LoadedModel,
+};
 use serde::Deserialize;
 
 /// T: what is read.
@@ -13,7 +17,8 @@ pub(crate) struct TextArgs {
     /// A text. Repeatable.
     #[arg(long, value_name = "TEXT")]
     pub(crate) text: Vec<String>,
-    /// A file of texts: `.txt` with blank lines between documents, or `.jsonl` with a field `text`.
+    /// A file of texts: `.txt` with blank lines between documents, `.jsonl` with a field `text`, or `.parquet` with such a
+    /// column.
     #[arg(long, value_name = "F", conflicts_with = "tokens")]
     pub(crate) text_file: Option<PathBuf>,
     /// Token ids: `{"input_ids": [[…]], "attention_mask": [[…]]}`, the mask optional.
@@ -43,15 +48,16 @@ impl TextArgs {
     pub(crate) fn texts(&self) -> Result<Vec<String>> {
         let mut texts = self.text.clone();
         if let Some(path) = &self.text_file {
-            let name = path.display();
-            let content = fs::read_to_string(path).with_context(|| format!("--text-file {name}"))?;
-            let found = match path.extension().and_then(|e| e.to_str()) {
-                Some("txt") => documents(&content),
-                Some("jsonl") => json_lines(&content).with_context(|| format!("--text-file {name}"))?,
-                _ => bail!("--text-file {name}: expected a name that ends in .txt or .jsonl"),
-            };
-            ensure!(!found.is_empty(), "--text-file {name}: there is no text in it");
-            texts.extend(found);
+            let found = corpus::open(path, &ReadOptions::default())?;
+            let before = texts.len();
+            for document in found {
+                match document?.content {
+                    Content::Text(text) if text.is_empty() => (),
+                    Content::Text(text) => texts.push(text),
+                    Content::Chat(_) => bail!("--text-file {}: holds conversations", path.display()),
+                }
+            }
+            ensure!(texts.len() > before, "--text-file {}: there is no text in it", path.display());
         }
         ensure!(!texts.is_empty(), "give a text with --text, --text-file or --tokens");
         Ok(texts)
@@ -81,55 +87,5 @@ impl Rows {
             Some(masks) => TokenBatch::with_mask(&self.ids, masks, &special)?,
             None => TokenBatch::padded(&self.ids, config.pad, &special)?,
         })
-    }
-}
-
-/// Documents with blank lines between them.
-fn documents(content: &str) -> Vec<String> {
-    let mut all = vec![String::new()];
-    for line in content.lines() {
-        let blank = line.trim().is_empty();
-        match all.last_mut() {
-            Some(last) if blank && last.is_empty() => (),
-            Some(last) if !blank => {
-                if !last.is_empty() {
-                    last.push('\n');
-                }
-                last.push_str(line);
-            }
-            _ => all.push(String::new()),
-        }
-    }
-    all.retain(|text| !text.is_empty());
-    all
-}
-
-/// The field `text` of every line.
-fn json_lines(content: &str) -> Result<Vec<String>> {
-    let lines = content.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(i, line)| {
-            let value: serde_json::Value =
-                serde_json::from_str(line).with_context(|| format!("line {} is not JSON", i + 1))?;
-            let text = value.get("text").and_then(|t| t.as_str());
-            Ok(text.with_context(|| format!("line {} has no field `text`", i + 1))?.to_owned())
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blank_lines_part_documents() {
-        assert_eq!(documents("\n\none\ntwo\n\n \nthree\n"), ["one\ntwo", "three"]);
-        assert!(documents(" \n\n").is_empty());
-    }
-
-    #[test]
-    fn json_lines_name_the_line_at_fault() {
-        assert_eq!(json_lines("{\"text\": \"a\", \"id\": 1}\n\n{\"text\": \"b\"}").unwrap(), ["a", "b"]);
-        assert!(json_lines("{\"text\": \"a\"}\n{}").unwrap_err().to_string().contains("line 2"));
     }
 }

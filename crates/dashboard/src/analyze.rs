@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, HashMap};
 
-use eval::{Fvu, Sparsity};
+use eval::{Reconstruction, Sparsity};
 use hooks::{ActivationCache, Axis, HookPoint, HookedModel, HookedModelExt as _, TokenBatch};
 use sae_core::{SaeExt as _, SparseAutoencoder, SparseFeatures, as_input};
 use tch::{Kind, Tensor};
@@ -170,7 +170,7 @@ fn analyze_one(at: &SaeAt<'_>, act: &Tensor, layout: &Layout, top: usize) -> Res
             start += length;
         }
     }
-    let metrics = reading.metrics(layout.n_counted)?;
+    let metrics = reading.metrics(layout.n_counted);
     let mut rows = by_prompt(reading.rows, layout);
     let means = Means::new(&rows, layout);
     for row in rows.iter_mut().flatten() {
@@ -207,7 +207,7 @@ struct Reading<'a> {
     top: usize,
     /// The mean of the rows that count, `[d_in]`, float64; `None` where they do not vary, and for transcoders.
     mean: Option<Tensor>,
-    fvu: Fvu,
+    quality: Reconstruction,
     sparsity: Sparsity,
     rows: Vec<Row>,
 }
@@ -215,28 +215,28 @@ struct Reading<'a> {
 impl<'a> Reading<'a> {
     fn new(sae: &'a dyn SparseAutoencoder, x: &Tensor, n_counted: i64, top: usize) -> Result<Self> {
         let counted = x.f_narrow(0, 0, n_counted)?;
-        let mut varies = Fvu::new(sae.d_in());
+        let mut varies = Reconstruction::new(sae.d_in());
         varies.add(&counted, &counted)?;
-        let mean = match varies.value() {
+        let mean = match varies.fvu() {
             Some(_) if !sae.is_transcoder() => Some(counted.f_mean_dim(0, false, Kind::Double)?),
             _ => None,
         };
-        let (fvu, sparsity) = (Fvu::new(sae.d_in()), Sparsity::new(sae.d_sae())?);
-        Ok(Self { sae, top, mean, fvu, sparsity, rows: Vec::new() })
+        let (quality, sparsity) = (Reconstruction::new(sae.d_in()), Sparsity::new(sae.d_sae()));
+        Ok(Self { sae, top, mean, quality, sparsity, rows: Vec::new() })
     }
 
     /// Reads `[n, d_in]`, all of which count or none.
     fn add(&mut self, x: &Tensor, counted: bool) -> Result<()> {
         let features = self.sae.encode_sparse(x)?;
         if counted {
-            self.sparsity.add(&features)?;
+            self.sparsity.add(&features, None)?;
         }
         let n = features.n_rows() as usize;
         let (mut explained, mut cosines) = (vec![None; n], vec![None; n]);
         if !self.sae.is_transcoder() {
             let x_hat = self.sae.reconstruct_from(&features, x)?;
             if counted {
-                self.fvu.add(x, &x_hat)?;
+                self.quality.add(x, &x_hat)?;
             }
             let (x, x_hat) = (x.f_to_kind(Kind::Double)?, x_hat.f_to_kind(Kind::Double)?);
             if let Some(mean) = &self.mean {
@@ -269,9 +269,9 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    fn metrics(&self, tokens: i64) -> Result<Metrics> {
-        let fvu = self.fvu.value().and_then(finite);
-        Ok(Metrics { tokens, l0: self.sparsity.l0()?, fvu, explained_variance: fvu.map(|fvu| 1.0 - fvu) })
+    fn metrics(&self, tokens: i64) -> Metrics {
+        let fvu = self.quality.fvu().and_then(finite);
+        Metrics { tokens, l0: self.sparsity.l0(), fvu, explained_variance: fvu.map(|fvu| 1.0 - fvu) }
     }
 }
 

@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    EvalError, EvalOptions, Judged, METRICS, Result, Sums, metric::definitions, reconstruction::mean,
-    sums::Part,
+    EvalError, METRICS, Result, Sums,
+    metric::definitions,
+    reconstruction::mean,
+    sums::{Part, SaeSums},
 };
 
 /// What an evaluation found about one SAE: values with their definitions, and where they come from.
@@ -154,9 +156,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// What the sums say of SAE number `i`.
-pub(crate) fn report(sums: &Sums, i: usize, judged: &Judged<'_>, options: EvalOptions) -> Result<Report> {
-    let sae = sums.saes.get(i).ok_or(EvalError::NoSae)?;
+/// What the sums say of one of their SAEs.
+pub(crate) fn report(sums: &Sums, sae: &SaeSums) -> Result<Report> {
     let mut values = BTreeMap::new();
     let mut say = |name: &str, value: Option<f64>| {
         if let Some(value) = value.filter(|value| value.is_finite()) {
@@ -169,7 +170,7 @@ pub(crate) fn report(sums: &Sums, i: usize, judged: &Judged<'_>, options: EvalOp
     say("ce_spliced", Some(ce_spliced));
     say("delta_loss", Some(ce_spliced - ce_clean));
     say("kl", Some(kl));
-    if let Some(baselines) = sums.baselines.get(&judged.site_out) {
+    if let Some(baselines) = sums.baselines.get(&sae.about.hook_out) {
         for (name, of) in [("zero", &baselines.zero), ("mean", &baselines.mean)] {
             let (ce, kl_of) = (loss(&of.ce)?, loss(&of.kl)?);
             say(&format!("ce_{name}"), Some(ce));
@@ -220,16 +221,7 @@ pub(crate) fn report(sums: &Sums, i: usize, judged: &Judged<'_>, options: EvalOp
             consistent_activation_heuristic: sparsity.consistent_activation(),
             weights: BTreeMap::new(),
         },
-        provenance: Provenance {
-            hook: judged.site,
-            hook_out: judged.site_out,
-            architecture: judged.sae.architecture().to_owned(),
-            d_in: judged.sae.d_in(),
-            d_out: judged.sae.d_out(),
-            d_sae: judged.sae.d_sae(),
-            positions: options.positions.to_string(),
-            more: Map::new(),
-        },
+        provenance: sae.about.clone(),
     })
 }
 

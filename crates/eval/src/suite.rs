@@ -5,14 +5,14 @@ use std::{
 
 use hooks::{HookPoint, HookedModel, Positions, TokenBatch};
 use sae_core::{SaeExt as _, SparseAutoencoder, SparseFeatures};
+use serde_json::Map;
 use tch::{Kind, Tensor};
 
 use crate::{
-    EvalError, Means, Reconstruction, Report, Result, Sparsity, Subsets, Sums,
+    EvalError, Exact, Means, Provenance, Reconstruction, Report, Result, Sparsity, Subsets, Sums,
     batch::BatchView,
     head::{Losses, losses},
     means::rows,
-    report::report,
     sums::{Baselines, LossSums, SaeSums},
     trunk::{Trunk, width_of},
     uniformity::{gradients, uniformity},
@@ -130,7 +130,7 @@ impl<'a> Suite<'a> {
             Ok((site, (exact, tensor)))
         };
         let means = sites.into_iter().map(mean).collect::<Result<BTreeMap<_, _>>>()?;
-        let sums = empty(&judged, &means);
+        let sums = empty(&judged, &means, options);
         Ok(Self { model, judged, means, options, sums, timings: Timings::default() })
     }
 
@@ -154,7 +154,7 @@ impl<'a> Suite<'a> {
     /// # Errors
     /// [`EvalError::Merge`] for sums of others; then nothing is changed.
     pub fn resume(&mut self, sums: &Sums) -> Result<()> {
-        let mut fresh = empty(&self.judged, &self.means);
+        let mut fresh = empty(&self.judged, &self.means, self.options);
         fresh.merge(sums)?;
         self.sums = fresh;
         Ok(())
@@ -170,18 +170,7 @@ impl<'a> Suite<'a> {
     /// # Errors
     /// [`EvalError::Empty`] where nothing counted.
     pub fn reports(&self) -> Result<Vec<Report>> {
-        self.reports_of(&self.sums)
-    }
-
-    /// The reports that sums of these SAEs make, such as merged ones.
-    ///
-    /// # Errors
-    /// [`EvalError::Empty`] where nothing counted; [`EvalError::Merge`] for sums of others.
-    pub fn reports_of(&self, sums: &Sums) -> Result<Vec<Report>> {
-        if !sums.ids().eq(self.judged.iter().map(|judged| judged.id.as_str())) {
-            return Err(EvalError::Merge("sums of other SAEs than the evaluation's".to_owned()));
-        }
-        (0..self.judged.len()).map(|i| report(sums, i, &self.judged[i], self.options)).collect()
+        self.sums.reports()
     }
 
     /// The sums of one batch.
@@ -192,7 +181,7 @@ impl<'a> Suite<'a> {
         let start = Instant::now();
         let trunk = Trunk::run(self.model, tokens, &sites)?;
         self.timings.blocks += start.elapsed();
-        let mut sums = empty(&self.judged, &self.means);
+        let mut sums = empty(&self.judged, &self.means, self.options);
         (sums.tokens, sums.scored) = (view.kept.len() as u64, view.scored.len() as u64);
         let mut runs = Runs::new(&view, &trunk.last)?;
         for site in self.means.keys().copied().collect::<Vec<_>>() {
@@ -340,12 +329,26 @@ fn expect_finite(losses: &Losses, what: &'static str) -> Result<()> {
 }
 
 /// Sums of nothing yet.
-fn empty(judged: &[Judged<'_>], means: &BTreeMap<HookPoint, (Vec<f64>, Tensor)>) -> Sums {
-    let of = |judged: &Judged<'_>| SaeSums {
-        id: judged.id.clone(),
+fn empty(
+    judged: &[Judged<'_>],
+    means: &BTreeMap<HookPoint, (Vec<f64>, Tensor)>,
+    options: EvalOptions,
+) -> Sums {
+    let of = |Judged { id, site, site_out, sae }: &Judged<'_>| SaeSums {
+        id: id.clone(),
+        about: Provenance {
+            hook: *site,
+            hook_out: *site_out,
+            architecture: sae.architecture().to_owned(),
+            d_in: sae.d_in(),
+            d_out: sae.d_out(),
+            d_sae: sae.d_sae(),
+            positions: options.positions.to_string(),
+            more: Map::new(),
+        },
         spliced: LossSums::default(),
-        reconstruction: Reconstruction::about(means.get(&judged.site_out).map_or(&[], |(mean, _)| mean)),
-        sparsity: Sparsity::new(judged.sae.d_sae()),
+        reconstruction: Reconstruction::about(means.get(site_out).map_or(&[], |(mean, _)| mean)),
+        sparsity: Sparsity::new(sae.d_sae()),
         by_position: Vec::new(),
         by_subset: BTreeMap::new(),
         uniformity: Default::default(),
@@ -353,7 +356,7 @@ fn empty(judged: &[Judged<'_>], means: &BTreeMap<HookPoint, (Vec<f64>, Tensor)>)
     Sums {
         tokens: 0,
         scored: 0,
-        ce_clean: Default::default(),
+        ce_clean: Exact::default(),
         baselines: means.keys().map(|site| (*site, Baselines::default())).collect(),
         saes: judged.iter().map(of).collect(),
     }

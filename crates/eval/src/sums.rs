@@ -3,7 +3,10 @@ use std::collections::BTreeMap;
 use hooks::HookPoint;
 use serde::{Deserialize, Serialize};
 
-use crate::{EvalError, Exact, Quality, Reconstruction, Result, Sparsity, reconstruction::mean};
+use crate::{
+    EvalError, Exact, Provenance, Quality, Reconstruction, Report, Result, Sparsity, reconstruction::mean,
+    report::report,
+};
 
 /// All sums of an evaluation of several SAEs. They are exact, so batches may come in any order and on any machine: what is
 /// [merged](Self::merge) in the end is the same to the last digit. They can be written with serde and read again.
@@ -37,6 +40,8 @@ pub(crate) struct LossSums {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SaeSums {
     pub(crate) id: String,
+    /// What is judged, and where.
+    pub(crate) about: Provenance,
     pub(crate) spliced: LossSums,
     pub(crate) reconstruction: Reconstruction,
     pub(crate) sparsity: Sparsity,
@@ -73,6 +78,14 @@ impl Sums {
         self.saes.iter().map(|sae| sae.id.as_str())
     }
 
+    /// A report for each SAE, in their order.
+    ///
+    /// # Errors
+    /// [`EvalError::Empty`] where nothing counted.
+    pub fn reports(&self) -> Result<Vec<Report>> {
+        self.saes.iter().map(|sae| report(self, sae)).collect()
+    }
+
     /// Joins the sums of other data.
     ///
     /// # Errors
@@ -80,6 +93,11 @@ impl Sums {
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         if !self.ids().eq(other.ids()) {
             return Err(EvalError::Merge("evaluations of different SAEs".to_owned()));
+        }
+        if let Some((own, _)) =
+            self.saes.iter().zip(&other.saes).find(|(own, theirs)| own.about != theirs.about)
+        {
+            return Err(EvalError::Merge(format!("evaluations of `{}` at other sites or positions", own.id)));
         }
         if !self.baselines.keys().eq(other.baselines.keys()) {
             return Err(EvalError::Merge("evaluations at different sites".to_owned()));

@@ -96,6 +96,11 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// The id of a token by its text, special ones included; `None` where there is none.
+    pub fn token(&self, text: &str) -> Option<i64> {
+        self.inner.token_to_id(text).map(i64::from)
+    }
+
     /// BOS and the text's ids. A text that itself begins with `<bos>` gets no second one.
     ///
     /// # Errors

@@ -19,6 +19,7 @@
 mod activation;
 pub mod anatomy;
 mod autoencoder;
+mod bf16;
 pub mod catalogue;
 pub mod conformance;
 mod error;
@@ -34,6 +35,7 @@ mod splice;
 
 pub use activation::Activation;
 pub use autoencoder::{Sae, SaeParts};
+pub use bf16::Bf16Sae;
 pub use error::{Result, SaeError};
 pub use formats::{About, Format, OpenOptions, Opened, open, save};
 pub use matrix::Matrix;

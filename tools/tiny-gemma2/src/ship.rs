@@ -34,7 +34,7 @@ pub(crate) fn ship(run: &Path, sae_folder: &str, layer: usize, assets: &Path) ->
     let site = HookPoint::ResidPost(LayerIdx(layer));
     let report = evaluate(&model, site, &sae, batches, &EvalOptions::default())?;
     println!("{report}");
-    let l0 = report.metrics.get("l0").copied().context("no L0")?;
+    let l0 = report.metrics.get("l0").context("no L0")?;
     let id = format!("tiny-scope-res/layer_{layer}/width_2k/average_l0_{l0:.0}");
     let target = assets.join(&id);
     if assets.join("tiny-scope-res").exists() {
@@ -50,7 +50,7 @@ pub(crate) fn ship(run: &Path, sae_folder: &str, layer: usize, assets: &Path) ->
         "heldout_tokens": windows.len() * (config.dims.n_ctx - 1),
         "baselines": baseline::score(run)?,
         "training": training(run)?,
-        "sae": {"id": id, "tokens": report.tokens, "metrics": report.metrics,
+        "sae": {"id": id, "tokens": report.tokens, "metrics": report.metrics.values,
                 "options": serde_json::from_str::<Value>(&fs::read_to_string(run.join(sae_folder).join("options.json"))?)?,
                 "training": last_line(&log)?},
         "sources": serde_json::from_str::<Value>(&fs::read_to_string(run.join("corpus/SOURCES.json"))?)?,

@@ -1,6 +1,6 @@
 //! What a trainer keeps, whatever it is trained on.
 
-use eval::Fvu;
+use eval::Reconstruction;
 use sae_core::{SaeExt as _, SparseAutoencoder as _};
 use tch::{Kind, Tensor};
 use testkit::{assert_close, assert_same, normal, uniform};
@@ -43,10 +43,10 @@ fn a_planted_dictionary_is_found() {
     let sae = trainer.to_sae(1.0).unwrap();
     let cosine = directions.matmul(&sae.w_dec(0..sae.d_sae()).unwrap().tr()); // rows of both have unit norm
     let found = cosine.amax([1], false).gt(0.95).sum(Kind::Int64).int64_value(&[]);
-    let mut fvu = Fvu::new(D_IN);
-    fvu.add(&x, &sae.reconstruct(&x).unwrap()).unwrap();
+    let mut quality = Reconstruction::new(D_IN);
+    quality.add(&x, &sae.reconstruct(&x).unwrap()).unwrap();
     assert!(found >= 22, "{found} of 24 directions were found; the last step: {last:?}");
-    assert!(fvu.value().unwrap() < 0.1, "FVU {:?}", fvu.value());
+    assert!(quality.fvu().unwrap() < 0.1, "FVU {:?}", quality.fvu());
     assert!(last.unwrap().l0 < 2.5, "two latents would do: {last:?}");
 }
 

@@ -1,0 +1,146 @@
+//! Where an evaluation's reports go: a table on stdout, JSON, CSV, a page.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Result, ensure};
+use comfy_table::{CellAlignment, Table, presets};
+use gemma_scope::{
+    eval::{METRICS, Report},
+    tensors::write_atomically,
+};
+
+use crate::output::{note, say, width, write_json, write_text};
+
+/// Where to write.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Reports {
+    /// Writes every metric, numbers of each latent, histograms, parts and definitions: docs/eval.schema.json describes it.
+    #[arg(long, value_name = "F")]
+    pub(crate) json: Option<PathBuf>,
+    /// Writes a line an SAE and a column a metric.
+    #[arg(long, value_name = "F")]
+    csv: Option<PathBuf>,
+    /// Writes a page with plots that needs no other file.
+    #[arg(long, value_name = "F")]
+    html: Option<PathBuf>,
+}
+
+/// What the table shows, since a terminal is not wide.
+const COLUMNS: [(&str, &str); 9] = [
+    ("l0", "L0"),
+    ("fvu", "FVU"),
+    ("delta_loss", "Δ loss"),
+    ("loss_recovered_zero", "recovered"),
+    ("kl", "KL"),
+    ("cosine", "cosine"),
+    ("relative_reconstruction_bias", "bias"),
+    ("dead_fraction", "dead"),
+    ("frac_over_10_percent", "> 10 %"),
+];
+
+impl Reports {
+    /// Whether nothing else than JSON is asked for.
+    pub(crate) fn only_json(&self) -> bool {
+        self.csv.is_none() && self.html.is_none()
+    }
+
+    /// Refuses to write where something is read.
+    pub(crate) fn spare(&self, read: &Path) -> Result<()> {
+        let full = |path: &Path| fs::canonicalize(path).ok();
+        for (option, path) in self.targets() {
+            ensure!(
+                full(path).is_none() || full(path) != full(read),
+                "{option} {}: would be written over what is read",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
+    fn targets(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+        [("--json", &self.json), ("--csv", &self.csv), ("--html", &self.html)]
+            .into_iter()
+            .filter_map(|(option, path)| Some((option, path.as_ref()?)))
+    }
+
+    /// Writes all that was asked for, and the table.
+    pub(crate) fn write(&self, reports: &[Report]) -> Result<()> {
+        say(&table(reports))?;
+        if let Some(path) = &self.json {
+            write_json(path, &reports)?;
+        }
+        if let Some(path) = &self.csv {
+            write_csv(path, reports)?;
+        }
+        if let Some(path) = &self.html {
+            write_text(path, "")?;
+        }
+        for (_, path) in self.targets() {
+            note(&format!("wrote {}", path.display()));
+        }
+        Ok(())
+    }
+}
+
+/// A line an SAE; all metrics where there is but one.
+fn table(reports: &[Report]) -> String {
+    let mut text = match reports {
+        [report] => report.to_string(),
+        _ => {
+            let mut table = Table::new();
+            table.load_preset(presets::NOTHING).set_width(width().max(80));
+            let names = COLUMNS.iter().map(|(_, title)| (*title).to_owned());
+            table.set_header(["SAE".to_owned()].into_iter().chain(names));
+            for report in reports {
+                let shown = |(name, _): &(&str, &str)| match report.metrics.get(name) {
+                    Some(value) if *name == "l0" => format!("{value:.1}"),
+                    Some(value) => format!("{value:.4}"),
+                    None => "–".to_owned(),
+                };
+                table.add_row([report.id.clone()].into_iter().chain(COLUMNS.iter().map(shown)));
+            }
+            for column in table.column_iter_mut().skip(1) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+            format!("{table}\n")
+        }
+    };
+    for (name, part) in reports.iter().flat_map(|report| &report.by_subset) {
+        let shown = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.4}"));
+        text += &format!(
+            "  {name}: {} tokens, Δ loss {}, FVU {}\n",
+            part.tokens,
+            shown(part.delta_loss),
+            shown(part.fvu)
+        );
+    }
+    text
+}
+
+fn write_csv(path: &Path, reports: &[Report]) -> Result<()> {
+    let mut csv = csv::Writer::from_writer(Vec::new());
+    let about = ["id", "hook", "hook_out", "architecture", "d_in", "d_sae", "tokens"];
+    csv.write_record(about.into_iter().chain(METRICS.iter().map(|metric| metric.name)))?;
+    for report in reports {
+        let about = &report.provenance;
+        let first = [
+            report.id.clone(),
+            about.hook.to_string(),
+            about.hook_out.to_string(),
+            about.architecture.clone(),
+            about.d_in.to_string(),
+            about.d_sae.to_string(),
+            report.tokens.to_string(),
+        ];
+        let value = |name| report.metrics.get(name).map_or(String::new(), |value| value.to_string());
+        csv.write_record(first.into_iter().chain(METRICS.iter().map(|metric| value(metric.name))))?;
+    }
+    let bytes = csv.into_inner()?;
+    write_atomically(path, |file| {
+        std::io::Write::write_all(file, &bytes).map_err(|e| gemma_scope::tensors::TensorError::io(path, e))
+    })?;
+    Ok(())
+}
