@@ -1,15 +1,18 @@
 //! Arguments that several commands share, and what they name.
 
-use anyhow::{Context as _, Result, bail};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 use gemma_scope::{
     hooks::{HookPoint, Positions},
     hub::{Hub, HubError},
     load::{LoadedModel, LoadedSae, load_model_with_progress, load_sae},
     model::LoadOptions,
-    sae::OpenOptions,
+    sae::{OpenOptions, catalogue},
     tch::{self, Device, Kind},
     tensors::{open_device, parse_device},
+    tiny,
 };
 
 use crate::output::{download_progress, load_progress};
@@ -98,8 +101,8 @@ impl ModelArgs {
 /// Which SAEs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SaeArgs {
-    /// An SAE: `tiny/…` (embedded), a local `params.npz`, its folder or a glob of them, or a released one like
-    /// `gemma-scope-2b-pt-res/layer_20/width_16k/canonical`. Repeatable.
+    /// An SAE: `tiny/…` (embedded), a local file or folder, or a released one like
+    /// `gemma-scope-2b-pt-res/layer_20/width_16k/canonical`. A glob names many of one of these kinds. Repeatable.
     #[arg(long, value_name = "S")]
     sae: Vec<String>,
     /// The hook point that the SAEs read, where their names do not tell.
@@ -112,7 +115,7 @@ impl SaeArgs {
     pub(crate) fn load(&self, model: &str, machine: &MachineArgs) -> Result<Vec<LoadedSae>> {
         let mut names = Vec::new();
         for name in &self.sae {
-            names.extend(expand(name)?);
+            names.extend(expand(name).context("--sae")?);
         }
         if names.is_empty() {
             if model != "tiny" {
@@ -130,20 +133,34 @@ impl SaeArgs {
     }
 }
 
-/// A local glob to the files it names; any other text to itself.
-fn expand(name: &str) -> Result<Vec<String>> {
-    if !name.contains(['*', '?', '[']) || std::path::Path::new(name).exists() {
+/// A glob to what it names: local files, else embedded SAEs, else released ones. Any other text to itself.
+pub(crate) fn expand(name: &str) -> Result<Vec<String>> {
+    if !name.contains(['*', '?', '[']) || Path::new(name).exists() {
         return Ok(vec![name.to_owned()]);
     }
-    let paths = glob::glob(name).with_context(|| format!("--sae {name}"))?;
-    let found: Vec<String> = paths
+    let no_glob = || format!("`{name}` is no glob");
+    let found: Vec<String> = glob::glob(name)
+        .with_context(no_glob)?
         .map(|p| Ok(p?.display().to_string()))
-        .collect::<Result<_, glob::GlobError>>()
-        .context("--sae")?;
-    if found.is_empty() {
-        bail!("--sae {name}: no file fits");
+        .collect::<Result<_, glob::GlobError>>()?;
+    if !found.is_empty() {
+        return Ok(found);
     }
-    Ok(found)
+    if name.starts_with("tiny/") {
+        let pattern = glob::Pattern::new(name).with_context(no_glob)?;
+        let fitting: Vec<String> =
+            tiny::sae_ids().filter(|id| pattern.matches(id)).map(str::to_owned).collect();
+        let known = || tiny::sae_ids().collect::<Vec<_>>().join(", ");
+        ensure!(!fitting.is_empty(), "no embedded SAE fits `{name}`; there are: {}", known());
+        return Ok(fitting);
+    }
+    // What can only be meant as a path of this machine is no released SAE.
+    let local = name.starts_with(['.', '/', '~', '\\']) || Path::new(name).is_absolute();
+    ensure!(!local, "no file fits `{name}`");
+    match catalogue::matching(name) {
+        Ok(released) => Ok(released.iter().map(ToString::to_string).collect()),
+        Err(error) => bail!("no file fits, and {error}"),
+    }
 }
 
 /// Which positions are spliced, edited and counted.

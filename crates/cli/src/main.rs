@@ -29,10 +29,14 @@ enum Command {
     Encode(commands::encode::Args),
     /// Judges SAEs: delta loss, FVU, L0, dead latents.
     Eval(commands::eval::Args),
+    /// Downloads models and SAEs into the hub's cache.
+    Fetch(commands::fetch::Args),
     /// Writes text, with SAE latents steered or ablated at every step if asked.
     Generate(commands::generate::Args),
     /// Says what a model or an SAE is.
     Inspect(commands::inspect::Args),
+    /// Lists the released SAEs.
+    List(commands::list::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,8 +48,10 @@ fn main() -> ExitCode {
         Command::Convert(args) => commands::convert::run(&args),
         Command::Encode(args) => commands::encode::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
+        Command::Fetch(args) => commands::fetch::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
+        Command::List(args) => commands::list::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

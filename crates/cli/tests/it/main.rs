@@ -12,4 +12,5 @@ mod faithful;
 mod formats;
 mod generate;
 mod hub;
+mod list;
 mod refuses;
