@@ -20,7 +20,7 @@ def main():
         for row in csv.DictReader(file, delimiter="\t"):
             rows += 1
             entry = entries.get((row["repo_id"], row["path"]))
-            problem = f"is not in the catalogue" if entry is None else compare(row, entry)
+            problem = "is not in the catalogue" if entry is None else compare(row, entry)
             if problem:
                 print(f"{row['release']}/{row['sae_id']}: {problem}", file=sys.stderr)
                 wrong += 1
