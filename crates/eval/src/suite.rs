@@ -14,7 +14,7 @@ use crate::{
     head::{Losses, losses},
     means::rows,
     sums::{Baselines, LossSums, SaeSums},
-    trunk::{Trunk, width_of},
+    trunk::{Trunk, is_met_before, width_of},
     uniformity::{gradients, uniformity},
 };
 
@@ -119,7 +119,7 @@ impl<'a> Suite<'a> {
                 let (site, d_out) = (*site_out, sae.d_out());
                 return Err(EvalError::MisfitOut { id: id(), site, d_out, width: width_out });
             }
-            if site_out < site {
+            if is_met_before(*site_out, *site) {
                 return Err(EvalError::Backwards { id: id(), site: *site, site_out: *site_out });
             }
         }

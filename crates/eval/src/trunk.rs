@@ -83,6 +83,13 @@ pub(crate) fn branch(
     Ok(last)
 }
 
+/// Whether a run meets a site before another, of those that do not lie behind the blocks. The order of `HookPoint` itself puts
+/// the kind of a site before its block.
+pub(crate) fn is_met_before(site: HookPoint, other: HookPoint) -> bool {
+    let place = |site: HookPoint| (site.layer(), site);
+    place(site) < place(other)
+}
+
 /// Refuses a site that the model does not have, that lies behind the blocks, or that has no row of numbers for each position; the
 /// width of such a row otherwise, all heads side by side.
 pub(crate) fn width_of(model: &dyn HookedModel, site: HookPoint) -> Result<i64> {
