@@ -140,6 +140,15 @@ impl Reconstruction {
         Ok(())
     }
 
+    /// Whether two are about one centre, but for the rounding of another machine: closer than a thousandth of the rows' own
+    /// distance from it. Of others only what the centre does not enter can be merged.
+    pub(crate) fn is_about_the_centre_of(&self, other: &Self) -> bool {
+        let (Some(own), Some(theirs)) = (&self.centre, &other.centre) else { return true };
+        let apart: f64 = own.iter().zip(theirs).map(|(own, theirs)| (own - theirs).powi(2)).sum();
+        let spread = self.totals.spread.value() + other.totals.spread.value();
+        apart * (self.n + other.n) as f64 <= 1e-6 * spread
+    }
+
     /// Rows so far.
     pub fn rows(&self) -> u64 {
         self.n

@@ -89,7 +89,7 @@ impl Sums {
     /// Joins the sums of other data.
     ///
     /// # Errors
-    /// [`EvalError::Merge`] for other SAEs or other sites; then nothing was joined.
+    /// [`EvalError::Merge`] for other SAEs, sites, positions or mean activations; then nothing was joined.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         if !self.ids().eq(other.ids()) {
             return Err(EvalError::Merge("evaluations of different SAEs".to_owned()));
@@ -101,6 +101,12 @@ impl Sums {
         }
         if !self.baselines.keys().eq(other.baselines.keys()) {
             return Err(EvalError::Merge("evaluations at different sites".to_owned()));
+        }
+        let of_another_mean = |(own, theirs): &(&SaeSums, &SaeSums)| {
+            !own.reconstruction.is_about_the_centre_of(&theirs.reconstruction)
+        };
+        if let Some((own, _)) = self.saes.iter().zip(&other.saes).find(of_another_mean) {
+            return Err(EvalError::Merge(format!("evaluations of `{}` with other mean activations", own.id)));
         }
         let mut saes = self.saes.clone();
         for (sae, theirs) in saes.iter_mut().zip(&other.saes) {
