@@ -1,6 +1,9 @@
 //! A model that counts what is run.
 
-use std::{ops::Range, sync::Mutex};
+use std::{
+    ops::Range,
+    sync::{Mutex, MutexGuard},
+};
 
 use hooks::{HookError, HookPoint, HookSet, HookedModel, ModelDims, Result, TokenBatch};
 use tch::Tensor;
@@ -8,6 +11,8 @@ use tch::Tensor;
 /// How often each part of a model ran.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Runs {
+    /// Of any part but `readout`.
+    pub(crate) calls: usize,
     pub(crate) embed: usize,
     /// By block.
     pub(crate) blocks: Vec<usize>,
@@ -22,7 +27,7 @@ pub(crate) struct Counting<M> {
     inner: M,
     dims: ModelDims,
     runs: Mutex<Runs>,
-    /// How many calls of `final_norm` succeed.
+    /// How many calls succeed.
     lasts: usize,
 }
 
@@ -32,9 +37,19 @@ impl<M: HookedModel> Counting<M> {
         Self { inner, dims, runs: Mutex::default(), lasts: usize::MAX }
     }
 
-    /// One whose `final_norm` fails after so many calls (between two calls of [`take`](Self::take)).
+    /// One that fails after so many calls (between two calls of [`take`](Self::take)).
     pub(crate) fn breaking(inner: M, lasts: usize) -> Self {
         Self { lasts, ..Self::new(inner) }
+    }
+
+    fn called(&self) -> Result<MutexGuard<'_, Runs>> {
+        let mut runs = self.runs.lock().unwrap();
+        if runs.calls >= self.lasts {
+            return Err(HookError::Model("out of order".into()));
+        }
+        runs.calls += 1;
+        runs.blocks.resize(self.dims.n_layers, 0);
+        Ok(runs)
     }
 
     /// What ran since the last call.
@@ -49,7 +64,7 @@ impl<M: HookedModel> HookedModel for Counting<M> {
     }
 
     fn embed(&self, tokens: &TokenBatch, hooks: &mut HookSet<'_>) -> Result<Tensor> {
-        self.runs.lock().unwrap().embed += 1;
+        self.called()?.embed += 1;
         self.inner.embed(tokens, hooks)
     }
 
@@ -60,8 +75,7 @@ impl<M: HookedModel> HookedModel for Counting<M> {
         range: Range<usize>,
         hooks: &mut HookSet<'_>,
     ) -> Result<Tensor> {
-        let mut runs = self.runs.lock().unwrap();
-        runs.blocks.resize(self.dims.n_layers, 0);
+        let mut runs = self.called()?;
         range.clone().for_each(|l| runs.blocks[l] += 1);
         drop(runs);
         self.inner.blocks(resid, tokens, range, hooks)
@@ -76,19 +90,14 @@ impl<M: HookedModel> HookedModel for Counting<M> {
         end: usize,
         hooks: &mut HookSet<'_>,
     ) -> Result<Tensor> {
-        let mut runs = self.runs.lock().unwrap();
-        runs.blocks.resize(self.dims.n_layers, 0);
+        let mut runs = self.called()?;
         (site.layer().unwrap().0..end).for_each(|l| runs.blocks[l] += 1);
         drop(runs);
         self.inner.resume(site, act, stream, tokens, end, hooks)
     }
 
     fn final_norm(&self, resid: &Tensor, hooks: &mut HookSet<'_>) -> Result<Tensor> {
-        let mut runs = self.runs.lock().unwrap();
-        if runs.norms.len() >= self.lasts {
-            return Err(HookError::Model("out of order".into()));
-        }
-        runs.norms.push(resid.size()[1]);
+        self.called()?.norms.push(resid.size()[1]);
         self.inner.final_norm(resid, hooks)
     }
 

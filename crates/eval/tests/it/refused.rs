@@ -1,22 +1,28 @@
 //! What can't be evaluated: the error names the site, the numbers or what is missing.
 
-use eval::{EvalError, EvalOptions, Evaluation, evaluate};
-use hooks::{HookError, HookPoint, LayerIdx, Positions, TokenBatch};
+use eval::{EvalError, EvalOptions, Judged, Means, Suite, evaluate};
+use hooks::{HookError, HookPoint, HookedModel, LayerIdx, Positions, TokenBatch};
 use testkit::ToyModel;
 
 use crate::{
-    common::{all, batch, gemma, random_sae, refused, tokens},
+    common::{all, at, batch, gemma, judge, means, random_sae, refused, suite, tokens},
     counting::Counting,
 };
 
 const L: LayerIdx = LayerIdx(1);
 
+/// A suite at some sites, with the mean of the residual stream alone.
+fn new(model: &dyn HookedModel, judged: Judged<'_>) -> Result<(), EvalError> {
+    let means = Means::new(model, [HookPoint::ResidPost(L)]).unwrap();
+    Suite::new(model, vec![judged], &means, EvalOptions::default()).map(|_| ())
+}
+
 #[track_caller]
 fn new_refused(site: HookPoint, d_in: i64, d_out: i64, at_fault: &[&str]) -> EvalError {
     let (model, sae) = (gemma(), random_sae(d_in, 16, d_out, 1));
-    let error = Evaluation::new(&model, site, &sae, EvalOptions::default()).err();
-    refused(error.map_or(Ok(()), Err), &[&[site.to_string().as_str()], at_fault].concat());
-    Evaluation::new(&model, site, &sae, EvalOptions::default()).unwrap_err()
+    let refuse = || new(&model, Judged::new("sae-1", site, &sae)).unwrap_err();
+    refused(Err::<(), _>(refuse()), &[&[site.to_string().as_str()], at_fault].concat());
+    refuse()
 }
 
 #[test]
@@ -29,18 +35,61 @@ fn an_sae_of_another_width() {
         (HookPoint::MlpPost(L), 48, 160),
         (HookPoint::Embed, 47, 48),
     ] {
-        let error = new_refused(site, d_in, d_in, &[&d_in.to_string(), &width.to_string()]);
+        let error = new_refused(site, d_in, d_in, &["sae-1", &d_in.to_string(), &width.to_string()]);
         assert!(matches!(error, EvalError::Misfit { .. }), "{error}");
     }
 }
 
 #[test]
-fn a_transcoder() {
+fn an_output_of_another_width() {
+    let (model, sae) = (gemma(), random_sae(48, 16, 48, 1));
+    let error = new(&model, Judged::new("sae-1", HookPoint::ResidPre(L), &sae).put_at(HookPoint::AttnZ(L)));
+    let error = error.unwrap_err();
+    assert!(matches!(error, EvalError::MisfitOut { d_out: 48, width: 64, .. }), "{error}");
+    refused(Err::<(), _>(error), &["sae-1", "blocks.1.attn.hook_z", "48", "64"]);
+}
+
+#[test]
+fn a_transcoder_that_no_other_site_is_named_for() {
     let (model, sae) = (gemma(), random_sae(48, 16, 40, 1));
-    let error =
-        Evaluation::new(&model, HookPoint::Ln2Normalized(L), &sae, EvalOptions::default()).unwrap_err();
+    let run =
+        || evaluate(&model, HookPoint::Ln2Normalized(L), &sae, all(vec![tokens()]), &EvalOptions::default());
+    let error = run().unwrap_err();
     assert!(matches!(error, EvalError::Transcoder { d_in: 48, d_out: 40 }), "{error}");
-    refused(Err::<(), _>(error), &["transcoder", "d_in = 48", "d_out = 40"]);
+    refused(run(), &["transcoder", "d_in = 48", "d_out = 40"]);
+}
+
+#[test]
+fn an_output_before_the_input() {
+    let (model, sae) = (gemma(), random_sae(48, 16, 48, 1));
+    let [l0, l2] = [0, 2].map(LayerIdx);
+    // In one block, in another, and where the order within a block is the other way round.
+    for (site, site_out) in [
+        (HookPoint::MlpOut(L), HookPoint::Ln2Normalized(L)),
+        (HookPoint::ResidPre(l0), HookPoint::Embed),
+        (HookPoint::ResidPost(l2), HookPoint::ResidPost(L)),
+        (HookPoint::ResidPre(l2), HookPoint::ResidPost(L)),
+        (HookPoint::Ln2Normalized(l2), HookPoint::MlpOut(L)),
+    ] {
+        let error = new(&model, Judged::new("sae-1", site, &sae).put_at(site_out)).unwrap_err();
+        assert!(matches!(error, EvalError::Backwards { .. }), "{site} to {site_out}: {error}");
+        refused(Err::<(), _>(error), &["sae-1", &format!("`{site}`"), &format!("`{site_out}`"), "before"]);
+    }
+}
+
+/// A mean that is missing is what is refused, and so not the order.
+#[test]
+fn an_output_in_a_later_block_may_lie_earlier_in_it() {
+    let (model, sae) = (gemma(), random_sae(48, 16, 48, 1));
+    for (site, site_out) in [
+        (HookPoint::MlpOut(L), HookPoint::ResidPre(LayerIdx(2))),
+        (HookPoint::ResidPost(LayerIdx(0)), HookPoint::ResidMid(L)),
+        (HookPoint::Embed, HookPoint::ResidPre(LayerIdx(0))),
+    ] {
+        let error = new(&model, Judged::new("sae-1", site, &sae).put_at(site_out)).unwrap_err();
+        assert!(matches!(error, EvalError::NoMean(missing) if missing == site_out), "{error}");
+        refused(Err::<(), _>(error), &[&site_out.to_string(), "mean"]);
+    }
 }
 
 #[test]
@@ -48,6 +97,7 @@ fn sites_behind_the_blocks() {
     for (site, d_in) in [(HookPoint::LnFinalNormalized, 48), (HookPoint::LnFinalScale, 1)] {
         let error = new_refused(site, d_in, d_in, &[]);
         assert!(matches!(error, EvalError::Site(s) if s == site), "{error}");
+        refused(Means::new(&gemma(), [site]), &[&site.to_string()]);
     }
 }
 
@@ -57,6 +107,7 @@ fn sites_without_positions() {
     for site in [HookPoint::AttnScores(L), HookPoint::AttnPattern(L)] {
         let error = new_refused(site, 1, 1, &[]);
         assert!(matches!(error, EvalError::Site(s) if s == site), "{error}");
+        refused(Means::new(&gemma(), [site]), &[&site.to_string()]);
     }
 }
 
@@ -67,6 +118,7 @@ fn layers_that_the_model_does_not_have() {
     {
         let error = new_refused(site, 48, 48, &["out of range", "0 to 3"]);
         assert!(matches!(error, EvalError::Hook(HookError::OutOfRange { .. })), "{error}");
+        refused(Means::new(&gemma(), [site]), &["out of range"]);
     }
 }
 
@@ -79,10 +131,30 @@ fn a_site_that_this_model_never_meets() {
 }
 
 #[test]
+fn no_sae() {
+    let model = gemma();
+    let means = Means::new(&model, []).unwrap();
+    let got = Suite::new(&model, vec![], &means, EvalOptions::default());
+    refused(got, &["no SAE"]);
+}
+
+#[test]
+fn means_of_nothing() {
+    let (model, site) = (gemma(), HookPoint::ResidPost(L));
+    let means = Means::new(&model, [site]).unwrap();
+    assert!(matches!(means.of(site), Err(EvalError::Empty)));
+    refused(means.of(HookPoint::MlpOut(L)), &["blocks.1.hook_mlp_out", "mean"]);
+    let sae = random_sae(48, 16, 48, 1);
+    refused(new(&model, Judged::new("sae-1", site, &sae)), &["no position counts"]);
+    let error = new(&model, Judged::new("sae-1", HookPoint::MlpOut(L), &sae)).unwrap_err();
+    assert!(matches!(error, EvalError::NoMean(HookPoint::MlpOut(L))), "{error}");
+}
+
+#[test]
 fn nothing_that_counts() {
     let (model, sae) = (gemma(), random_sae(48, 16, 48, 1));
     let run = |batches: Vec<TokenBatch>, positions| {
-        evaluate(&model, HookPoint::ResidPost(L), &sae, all(batches), &EvalOptions { positions })
+        evaluate(&model, HookPoint::ResidPost(L), &sae, all(batches), &at(positions))
     };
     for batches in [
         vec![],
@@ -104,7 +176,7 @@ fn nothing_that_counts() {
 fn positions_that_a_batch_does_not_have() {
     let (model, sae) = (gemma(), random_sae(48, 16, 48, 1));
     for (start, end) in [(20, None), (5, Some(21)), (6, Some(6))] {
-        let options = EvalOptions { positions: Positions::Range { start, end } };
+        let options = at(Positions::Range { start, end });
         let got = evaluate(&model, HookPoint::ResidPost(L), &sae, all(vec![tokens()]), &options);
         refused(got, &["positions", &format!("{start}:"), "20"]);
     }
@@ -128,17 +200,31 @@ fn the_error_of_a_batch_is_handed_on() {
     refused(got, &["the file ends here"]);
 }
 
+/// The model breaks at each of its calls in turn.
 #[test]
 fn a_run_that_breaks_off_leaves_no_trace() {
-    let sae = random_sae(6, 16, 6, 1);
-    for lasts in 0..3 {
-        let model = Counting::breaking(ToyModel::new(3, 6, 320, 1), lasts + 3);
-        let mut evaluation =
-            Evaluation::new(&model, HookPoint::MlpOut(L), &sae, EvalOptions::default()).unwrap();
-        evaluation.add(&tokens()).unwrap();
-        let before = evaluation.report().unwrap();
-        refused(evaluation.add(&tokens()), &["out of order"]);
-        assert_eq!(evaluation.report().unwrap(), before, "after {lasts} of three runs");
+    let saes = [random_sae(6, 16, 6, 1), random_sae(6, 16, 6, 9)];
+    let judged = [
+        Judged::new("out", HookPoint::MlpOut(L), &saes[0]),
+        Judged::new("post", HookPoint::ResidPost(L), &saes[1]),
+    ];
+    let options = EvalOptions { uniformity: 1, ..EvalOptions::default() };
+    let model = Counting::new(ToyModel::new(3, 6, 320, 1));
+    let means = means(&model, &judged, &[tokens()], Positions::Counted);
+    model.take();
+    let mut suite = Suite::new(&model, judged.to_vec(), &means, options).unwrap();
+    suite.add(&tokens(), None).unwrap();
+    let calls = model.take().calls;
+    // The embedding and the blocks, six branches, logits, and two passes for the gradients at each of two sites.
+    assert_eq!(calls, 2 + 6 + 1 + 2 * 2 * 2);
+    for call in 0..calls {
+        let model = Counting::breaking(ToyModel::new(3, 6, 320, 1), calls + call);
+        let mut suite = Suite::new(&model, judged.to_vec(), &means, options).unwrap();
+        suite.add(&tokens(), None).unwrap();
+        let (before, sums) = (suite.reports().unwrap(), suite.sums().clone());
+        refused(suite.add(&tokens(), None), &["out of order"]);
+        assert_eq!(suite.reports().unwrap(), before, "after {call} of {calls} calls");
+        assert_eq!(*suite.sums(), sums, "after {call} of {calls} calls");
     }
 }
 
@@ -146,18 +232,62 @@ fn a_run_that_breaks_off_leaves_no_trace() {
 fn evaluations_of_different_things_are_not_merged() {
     let model = gemma();
     let (sae, wider) = (random_sae(48, 16, 48, 1), random_sae(48, 17, 48, 1));
-    let options = |positions| EvalOptions { positions };
-    let new = |site, sae, positions| {
-        let mut evaluation = Evaluation::new(&model, site, sae, options(positions)).unwrap();
-        evaluation.add(&tokens()).unwrap();
-        evaluation
-    };
     let (post, out) = (HookPoint::ResidPost(L), HookPoint::MlpOut(L));
-    let mut ours = new(post, &sae, Positions::Counted);
-    let before = ours.report().unwrap();
-    let at_fault = ["`blocks.1.hook_resid_post`", "`blocks.1.hook_mlp_out`", "can't be merged"];
-    refused(ours.merge(&new(out, &sae, Positions::Counted)), &at_fault);
-    refused(ours.merge(&new(post, &sae, Positions::All)), &["counted", "all", "can't be merged"]);
-    refused(ours.merge(&new(post, &wider, Positions::Counted)), &["16", "17", "can't be merged"]);
-    assert_eq!(ours.report().unwrap(), before, "what was refused left a trace");
+    let new = |judged: Judged<'_>, rows: &[Vec<i64>], positions| {
+        let mut suite = suite(&model, &[judged], &[batch(rows)], at(positions));
+        suite.add(&tokens(), None).unwrap();
+        suite.sums().clone()
+    };
+    let all_tokens = tokens();
+    let rows = all_tokens.rows();
+    let mut ours = new(Judged::new("sae-1", post, &sae), rows, Positions::Counted);
+    let before = ours.clone();
+    for (what, theirs) in [
+        ("another site", new(Judged::new("sae-1", out, &sae), rows, Positions::Counted)),
+        (
+            "another site to put it at",
+            new(Judged::new("sae-1", out, &sae).put_at(post), rows, Positions::Counted),
+        ),
+        ("other positions", new(Judged::new("sae-1", post, &sae), rows, Positions::All)),
+        ("another width", new(Judged::new("sae-1", post, &wider), rows, Positions::Counted)),
+        ("another SAE", new(Judged::new("sae-2", post, &sae), rows, Positions::Counted)),
+        // Mean ablation put another activation there, and the sums are about it.
+        ("another mean", new(Judged::new("sae-1", post, &sae), &rows[..3], Positions::Counted)),
+    ] {
+        println!("{what}: {}", refused(ours.merge(&theirs), &["can't be merged"]));
+        assert_eq!(ours, before, "{what} left a trace");
+        let mut suite =
+            suite(&model, &[Judged::new("sae-1", post, &sae)], &[tokens()], at(Positions::Counted));
+        let empty = suite.sums().clone();
+        refused(suite.resume(&theirs), &["can't be merged"]);
+        assert_eq!(*suite.sums(), empty, "{what} left a trace");
+    }
+}
+
+/// What is not a number is not counted, and the SAE that made it is named.
+#[test]
+fn weights_that_are_not_finite() {
+    use sae_core::Sae;
+    use tch::{Device, Kind, Tensor};
+    use testkit::normal;
+    let model = gemma();
+    // What is NaN is refused by the SAE itself; this overflows in float32.
+    let huge = Tensor::full([48], 3e38, (Kind::Float, Device::Cpu));
+    let one = |b_dec: Tensor| {
+        let threshold = Tensor::full([16], 0.1, (Kind::Float, Device::Cpu));
+        Sae::jumprelu(normal(&[48, 16], 1), normal(&[16], 2), normal(&[16, 48], 3) * 1e38, b_dec, threshold)
+            .unwrap()
+    };
+    let (good, bad) = (random_sae(48, 16, 48, 1), one(huge));
+    let judged = [
+        Judged::new("good", HookPoint::ResidPost(L), &good),
+        Judged::new("bad", HookPoint::ResidPost(L), &bad),
+        Judged::new("also good", HookPoint::ResidPost(LayerIdx(2)), &good),
+    ];
+    let mut suite = suite(&model, &judged, &[tokens()], EvalOptions::default());
+    let before = suite.sums().clone();
+    let text = refused(suite.add(&tokens(), None), &["`bad`", "not finite"]);
+    assert!(!text.contains("good"), "{text}");
+    assert_eq!(*suite.sums(), before, "what was refused left a trace");
+    assert_eq!(judge(&model, &judged[..1], &[tokens()], EvalOptions::default()).len(), 1);
 }

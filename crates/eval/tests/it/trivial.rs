@@ -74,7 +74,7 @@ fn nothing_is_as_good_as_zero() {
         assert_eq!((got.metrics["l0"], got.metrics["dead_fraction"]), (0.0, 1.0), "{site}");
         assert_eq!(got.metrics["loss_recovered_zero"], 0.0, "{site}");
         assert!(got.metrics["fvu"] >= 1.0, "{site}: zero can't beat the mean");
-        assert_eq!(got.frequency, [0.0; 7], "{site}");
+        assert_eq!(got.metrics.frequency, [0.0; 7], "{site}");
     }
 }
 
