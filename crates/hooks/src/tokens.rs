@@ -103,6 +103,28 @@ impl TokenBatch {
         Ok(self)
     }
 
+    /// The same batch with fewer positions that count: none where `hidden` says so, as for what marks the turns of a conversation.
+    /// Attention sees them as before.
+    ///
+    /// # Errors
+    /// [`HookError::Tokens`] for another shape than `[batch, pos]`.
+    pub fn uncounted(mut self, hidden: &[Vec<bool>]) -> Result<Self> {
+        let size = [self.batch(), self.pos()];
+        if hidden.len() != self.rows.len() {
+            let problem = format!("{} rows say what counts, for {} sequences", hidden.len(), self.rows.len());
+            return Err(HookError::Tokens(problem));
+        }
+        if let Some((i, row)) = hidden.iter().enumerate().find(|(_, row)| row.len() as i64 != size[1]) {
+            let problem =
+                format!("{} entries say what counts in sequence {i}, for {} tokens", row.len(), size[1]);
+            return Err(HookError::Tokens(problem));
+        }
+        let hidden =
+            Tensor::f_from_slice(&hidden.concat())?.f_reshape(size)?.f_to_device(self.counted.device())?;
+        self.counted = self.counted.f_logical_and(&hidden.f_logical_not()?)?;
+        Ok(self)
+    }
+
     fn pad_on(side: Side, rows: &[Vec<i64>], pad: i64, special: &[i64]) -> Result<Self> {
         let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
         if rows.iter().all(|row| row.len() == longest) {

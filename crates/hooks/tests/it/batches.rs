@@ -68,6 +68,21 @@ fn a_mask_of_ones_and_zeros() {
 }
 
 #[test]
+fn positions_that_a_caller_hides_do_not_count() {
+    let batch = || TokenBatch::padded(&[vec![2, 5, 6, 7], vec![2, 8]], 0, &SPECIAL).unwrap();
+    let (on, off) = (true, false);
+    let hidden = [vec![off, off, on, off], vec![off, off, on, off]];
+    let fewer = batch().uncounted(&hidden).unwrap();
+    assert_eq!(bools(fewer.counted()), [[off, on, off, on], [off, on, off, off]]);
+    assert_eq!(bools(fewer.attended().unwrap()), bools(batch().attended().unwrap()));
+    assert_eq!(ids(&fewer), ids(&batch()));
+    let same = batch().uncounted(&[vec![off; 4], vec![off; 4]]).unwrap();
+    assert_eq!(bools(same.counted()), bools(batch().counted()));
+    refused(batch().uncounted(&[vec![off; 4]]), &["1 rows", "2 sequences"]);
+    refused(batch().uncounted(&[vec![off; 4], vec![off; 3]]), &["3 entries", "sequence 1", "4 tokens"]);
+}
+
+#[test]
 fn what_is_no_batch_is_refused() {
     for new in [
         |rows: &[Vec<i64>]| TokenBatch::new(rows, &SPECIAL),
