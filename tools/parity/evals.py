@@ -284,19 +284,25 @@ def steps(case):
 # Ours
 
 
+WEIGHTS = {"encoder_norm", "decoder_norm", "encoder_bias", "encoder_decoder_cosine", "max_encoder_cosine",
+           "max_decoder_cosine"}
+
+
 def ours(binary, fixtures, folder, *more):
     """Every number of the program's JSON by its name; a latent's are lists, and `latents.NAME` where a mean has the name too."""
     with tempfile.TemporaryDirectory() as root:
         out = Path(root) / "eval.json"
         command = [binary, "eval", "--model", fixtures / "gemma2/mini-2b", "--tokens", fixtures / "eval/tokens.json",
-                   "--sae", folder, "--threads", "2", "--json", out, *more]
+                   "--sae", folder, "--threads", "2", "--neighbours", "--uniformity", "99", "--json", out, *more]
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             print(f"{folder}: {done.stderr.strip()}", file=sys.stderr)
             return {}
         (report,) = json.loads(out.read_text())
     latents = report.get("latents") or {}
-    return latents | report["metrics"] | {f"latents.{name}": values for name, values in latents.items()}
+    # The means over latents that the program prints of the weights have the lists' names: what peers print is the lists.
+    metrics = {k: v for k, v in report["metrics"].items() if k not in WEIGHTS}
+    return latents | metrics | {f"latents.{name}": values for name, values in latents.items()}
 
 
 # The table

@@ -47,7 +47,7 @@ pub(crate) struct ModelArgs {
 pub(crate) struct MachineArgs {
     /// `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "cpu")]
-    device: String,
+    pub(crate) device: String,
     /// Threads for tensor work; all cores where it is not given.
     #[arg(long, value_name = "N")]
     threads: Option<i32>,
@@ -107,12 +107,12 @@ pub(crate) struct SaeArgs {
     sae: Vec<String>,
     /// The hook point that the SAEs read, where their names do not tell.
     #[arg(long, value_name = "H")]
-    hook: Option<HookPoint>,
+    pub(crate) hook: Option<HookPoint>,
 }
 
 impl SaeArgs {
-    /// Loads them; the default of the embedded model where none is named.
-    pub(crate) fn load(&self, model: &str, machine: &MachineArgs) -> Result<Vec<LoadedSae>> {
+    /// Their names, globs expanded; the default of the embedded model where none is given.
+    pub(crate) fn names(&self, model: &str) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for name in &self.sae {
             names.extend(expand(name).context("--sae")?);
@@ -125,7 +125,13 @@ impl SaeArgs {
             }
             names.push("tiny".to_owned());
         }
+        Ok(names)
+    }
+
+    /// Loads them.
+    pub(crate) fn load(&self, model: &str, machine: &MachineArgs) -> Result<Vec<LoadedSae>> {
         let device = machine.device()?;
+        let names = self.names(model)?;
         names
             .iter()
             .map(|name| Ok(load_sae(name, self.hook, &OpenOptions::on(device), || machine.hub())?))

@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod output;
+mod report;
 mod text;
 
 use std::process::ExitCode;
@@ -27,8 +28,10 @@ enum Command {
     Convert(commands::convert::Args),
     /// Runs an SAE on stored activations.
     Encode(commands::encode::Args),
-    /// Judges SAEs: delta loss, FVU, L0, dead latents.
+    /// Judges SAEs: delta loss, FVU, L0, dead latents and every other metric, many SAEs in one pass.
     Eval(commands::eval::Args),
+    /// Joins the parts of an evaluation that was divided.
+    EvalMerge(commands::eval::MergeArgs),
     /// Downloads models and SAEs into the hub's cache.
     Fetch(commands::fetch::Args),
     /// Writes text, with SAE latents steered or ablated at every step if asked.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => commands::convert::run(&args),
         Command::Encode(args) => commands::encode::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
+        Command::EvalMerge(args) => commands::eval::merge(&args),
         Command::Fetch(args) => commands::fetch::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),

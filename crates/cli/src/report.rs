@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Result, ensure};
 use comfy_table::{CellAlignment, Table, presets};
 use gemma_scope::{
+    dashboard::suite_page,
     eval::{METRICS, Report},
     tensors::write_atomically,
 };
@@ -76,7 +77,7 @@ impl Reports {
             write_csv(path, reports)?;
         }
         if let Some(path) = &self.html {
-            write_text(path, "")?;
+            write_text(path, &suite_page(reports, "Evaluation of sparse autoencoders")?)?;
         }
         for (_, path) in self.targets() {
             note(&format!("wrote {}", path.display()));

@@ -6,6 +6,7 @@ mod forward;
 mod generate;
 mod load;
 mod sae;
+mod suite;
 mod timing;
 mod work;
 
@@ -31,7 +32,11 @@ enum What {
     LoadModel,
     /// Encode, decode and forward of a JumpReLU SAE, and of a TopK SAE.
     Sae,
-    /// The same of an SAE too wide for memory: 256 rows of 256 numbers, 2^20 latents, unless it is said otherwise.
+    /// Several SAEs at the middle residual site of a 2B-shaped model, judged.
+    Sweep,
+    /// `--saes` at each of three sites of every layer of the embedded model, judged on `--tokens` tokens.
+    Suite,
+    /// Encode, decode and forward of an SAE too wide for memory: 256 rows of 256 numbers, 2^20 latents, unless it is said otherwise.
     Wide,
 }
 
@@ -46,8 +51,8 @@ struct Flags {
     /// Positions.
     #[arg(long, default_value_t = 256)]
     seq: usize,
-    /// Tokens to generate.
-    #[arg(long, default_value_t = 32)]
+    /// Tokens to generate, or to judge on.
+    #[arg(long, default_value_t = 32, default_value_if("what", "suite", "100000"))]
     tokens: usize,
     /// Rows of an SAE's input.
     #[arg(long, default_value_t = 4096, default_value_if("what", "wide", "256"))]
@@ -58,11 +63,14 @@ struct Flags {
     /// The latents that a TopK SAE keeps.
     #[arg(long, default_value_t = 64)]
     k: i64,
+    /// SAEs to judge.
+    #[arg(long, default_value_t = 5, default_value_if("what", "suite", "6"))]
+    saes: usize,
     /// Sequences generated side by side.
     #[arg(long, default_value_t = 1)]
     sequences: usize,
     /// Latents.
-    #[arg(long, default_value_t = 16384, default_value_if("what", "wide", "1048576"))]
+    #[arg(long, default_value_t = 16384, default_value_ifs([("what", "wide", "1048576"), ("what", "suite", "2048")]))]
     width: i64,
     /// Mean active latents.
     #[arg(long, default_value_t = 70.0)]
@@ -102,6 +110,8 @@ fn main() -> Result<()> {
             load::checkpoint(&flags.checkpoint.context("load-model needs --checkpoint DIR")?, on)
         }
         What::Sae => sae::run(&flags.shape(), on),
+        What::Sweep => suite::sweep(flags.layers, flags.seq, flags.saes, on),
+        What::Suite => suite::suite(flags.saes, flags.tokens, flags.width, on),
         What::Wide => sae::wide(&flags.shape(), on),
     }
 }

@@ -46,6 +46,14 @@ impl Shape {
     }
 }
 
+impl Shape {
+    /// A JumpReLU SAE of this shape.
+    pub(crate) fn jumprelu(&self, on: On) -> Result<Sae> {
+        let Weights { w_enc, w_dec, threshold, .. } = self.weights(on)?;
+        sae(self, w_enc.into(), w_dec.into(), Activation::JumpRelu { threshold }, on)
+    }
+}
+
 fn sae(shape: &Shape, w_enc: Matrix, w_dec: Matrix, activation: Activation, on: On) -> Result<Sae> {
     let zeros = |n: i64| Tensor::f_zeros([n], (Kind::Float, on.device));
     Ok(Sae::new(SaeParts::plain(w_enc, zeros(shape.width)?, w_dec, zeros(shape.d_in)?, activation))?)

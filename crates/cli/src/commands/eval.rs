@@ -24,10 +24,12 @@ const CONTEXT: usize = 1024;
 /// Judges SAEs on texts, all in one shared pass: delta loss, loss recovered, KL, FVU, L0, density, and every other metric of the
 /// field under its own name.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  gemma-scope eval --text-file heldout.txt --sae tiny --json report.json --html report.html\n  \
+#[command(
+    after_help = "Examples:\n  gemma-scope eval --text-file heldout.txt --sae tiny --json report.json --html report.html\n  \
     gemma-scope eval --model google/gemma-2-2b --text-file pile.jsonl --subset-field meta.pile_set_name \\\n    \
     --sae 'gemma-scope-2b-pt-res/layer_20/width_16k/*' --resume runs/layer_20 --json report.json\n  \
-    gemma-scope eval … --shard 3/16 --resume runs/all --json parts/3.json   # then: gemma-scope eval-merge parts/*.json --json report.json")]
+    gemma-scope eval … --shard 3/16 --resume runs/all --json parts/3.json   # then: gemma-scope eval-merge parts/*.json --json report.json"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     text: TextArgs,
@@ -94,7 +96,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(args.batch > 0, "--batch must be at least 1");
     ensure!(args.hold > 0.0, "--hold must be above 0");
     let whole = args.shard == Shard::WHOLE;
-    ensure!(whole || args.reports.only_json(), "--csv and --html show a whole evaluation: give them to eval-merge");
+    ensure!(
+        whole || args.reports.only_json(),
+        "--csv and --html show a whole evaluation: give them to eval-merge"
+    );
     let mut dtypes = args.sae_dtype.clone();
     dtypes.dedup();
     let model = args.model.load()?;
@@ -136,7 +141,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn summary(reports: &[Report]) -> String {
-    format!("{} SAEs judged on {} positions", reports.len(), reports.first().map_or(0, |report| report.tokens))
+    format!(
+        "{} SAEs judged on {} positions",
+        reports.len(),
+        reports.first().map_or(0, |report| report.tokens)
+    )
 }
 
 /// The text, in batches.
@@ -152,9 +161,11 @@ fn text(args: &Args, model: &LoadedModel) -> Result<Text> {
             None => Field::Text(text_field.clone()),
         };
         let options = ReadOptions { content, subset: subset_field.clone() };
-        let given = args.text.text.iter().map(|text| {
-            Ok(Document { content: Content::Text(text.clone()), subset: None })
-        });
+        let given = args
+            .text
+            .text
+            .iter()
+            .map(|text| Ok(Document { content: Content::Text(text.clone()), subset: None }));
         ensure!(
             args.text.text.is_empty() || (chat.is_none() && subset_field.is_none()),
             "--text has no fields: --chat and --subset-field need a --text-file"
@@ -268,7 +279,9 @@ fn times(Timings { blocks, head, saes, metrics }: Timings) -> String {
 
 /// Joins the parts that `eval --shard` wrote, or the reports of several evaluations.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  gemma-scope eval-merge parts/*.json --json report.json --html report.html")]
+#[command(
+    after_help = "Example:\n  gemma-scope eval-merge parts/*.json --json report.json --html report.html"
+)]
 pub(crate) struct MergeArgs {
     /// Parts of one evaluation: all of its shards. Or reports, which are put together.
     #[arg(required = true, value_name = "PART")]

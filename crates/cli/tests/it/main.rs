@@ -14,3 +14,4 @@ mod generate;
 mod hub;
 mod list;
 mod refuses;
+mod suite;
