@@ -212,6 +212,32 @@ impl TokenBatch {
         Ok(Self { rows: rows.to_vec(), ids, attended, documents, positions, counted })
     }
 
+    /// Some of the sequences, in the order asked for; one may come more than once.
+    ///
+    /// # Errors
+    /// [`HookError::Tokens`] for a sequence that is not there, or none at all.
+    pub fn select(&self, sequences: &[usize]) -> Result<Self> {
+        if sequences.is_empty() {
+            return Err(HookError::Tokens("a batch needs at least one sequence".to_owned()));
+        }
+        let row = |i: usize| {
+            let missing = || HookError::Tokens(format!("there is no sequence {i} among {}", self.rows.len()));
+            self.rows.get(i).cloned().ok_or_else(missing)
+        };
+        let rows = sequences.iter().map(|i| row(*i)).collect::<Result<_>>()?;
+        let index = Tensor::f_from_slice(&sequences.iter().map(|i| *i as i64).collect::<Vec<_>>())?;
+        let index = index.f_to_device(self.ids.device())?;
+        let of = |t: &Tensor| t.f_index_select(0, &index);
+        Ok(Self {
+            rows,
+            ids: of(&self.ids)?,
+            attended: self.attended.as_ref().map(of).transpose()?,
+            documents: self.documents.as_ref().map(of).transpose()?,
+            positions: self.positions.as_ref().map(of).transpose()?,
+            counted: of(&self.counted)?,
+        })
+    }
+
     /// Moves the batch to a device.
     ///
     /// # Errors
