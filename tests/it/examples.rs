@@ -42,6 +42,13 @@ fn headlines() {
 }
 
 #[test]
+fn evaluate_suite() {
+    let out = run("evaluate_suite");
+    assert_eq!(out.matches("delta_loss").count(), 2, "a report for each dtype:\n{out}");
+    assert!(out.contains("average_l0_40#bf16 at blocks.3.hook_resid_post"), "{out}");
+}
+
+#[test]
 fn evaluate_sae() {
     let out = run("evaluate_sae");
     let value = |name: &str| number_after(&out, &format!("\n{name}"));
