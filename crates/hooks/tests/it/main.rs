@@ -23,4 +23,5 @@ mod positions;
 mod refusals;
 mod resume;
 mod runs;
+mod select;
 mod table;
