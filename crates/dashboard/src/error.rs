@@ -11,6 +11,9 @@ pub enum DashboardError {
     /// Nothing to look with.
     #[error("give at least one SAE to analyze with")]
     NoSae,
+    /// Nothing to draw.
+    #[error("give at least one report to draw")]
+    NoReport,
     /// Texts that are not those of the batch.
     #[error("{prompts} prompts were given for a batch of {batch} sequences")]
     Prompts {
@@ -53,7 +56,7 @@ pub enum DashboardError {
     #[error("the analysis can't be drawn: {0}")]
     Analysis(String),
     /// JSON that could not be written.
-    #[error("the analysis can't be written as JSON: {0}")]
+    #[error("the page's data can't be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
     /// A metric's error.
     #[error(transparent)]

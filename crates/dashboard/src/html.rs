@@ -1,5 +1,7 @@
 use std::fmt::Write as _;
 
+use serde::Serialize;
+
 use crate::{
     Analysis, DashboardError, PromptAnalysis, PromptTokens, Result, TokenAnalysis,
     table::{percent, short, summary, visible},
@@ -101,8 +103,8 @@ fn title(analysis: &Analysis) -> String {
 
 /// JSON for a `<script>` element: `<`, `>` and `&` can neither end it nor begin a comment, and the two line separators that
 /// JavaScript once refused in strings are escaped as well. It is the same JSON to any reader.
-fn inline_json(analysis: &Analysis) -> Result<String> {
-    let json = serde_json::to_string(analysis)?;
+pub(crate) fn inline_json(value: &impl Serialize) -> Result<String> {
+    let json = serde_json::to_string(value)?;
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
         match c {
@@ -116,7 +118,7 @@ fn inline_json(analysis: &Analysis) -> Result<String> {
 }
 
 /// Text as HTML.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

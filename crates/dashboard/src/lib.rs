@@ -21,12 +21,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`suite_page`] draws the reports of an evaluation: the trade-off of sparsity and fidelity, histograms, quality by layer,
+//! position and subset.
+//!
 //! Metrics are `eval`'s; nothing here loads a model, writes a file or prints.
 
 mod analysis;
 mod analyze;
 mod error;
 mod html;
+mod suite;
 mod table;
 
 pub use analysis::{
@@ -36,6 +40,7 @@ pub use analysis::{
 pub use analyze::{PER_PROMPT, Prompt, SaeAt, analyze};
 pub use error::{DashboardError, Result};
 pub use html::page;
+pub use suite::suite_page;
 pub use table::{TableOptions, table};
 
 #[cfg(doctest)]

@@ -1,4 +1,4 @@
-//! The analysis against dense computations and a reference, and what is drawn of it.
+//! The analysis against dense computations and a reference, and what is drawn of it and of evaluations.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,6 +10,9 @@
 mod analysis;
 mod golden;
 mod html;
+mod invented;
+mod schema;
+mod suite;
 mod table;
 
 use dashboard::{Analysis, Prompt, SaeAt, analyze};
