@@ -9,9 +9,12 @@ use sae_core::{SaeExt as _, as_input};
 use tch::{Kind, Tensor};
 use testkit::ToyModel;
 
-use crate::common::{
-    METRIC, SPECIAL, assert_metrics, assert_quality, assert_within, at, batch, gemma, judge, random_sae,
-    suite, tokens, width,
+use crate::{
+    common::{
+        METRIC, SPECIAL, assert_metrics, assert_quality, assert_within, at, batch, gemma, judge, random_sae,
+        suite, tokens, width,
+    },
+    counting::Counting,
 };
 
 /// What a position that counts is found to be.
@@ -414,4 +417,24 @@ fn uniformity() {
         // A float32 gradient through another path.
         assert_within(name, "uniformity", got[0].metrics["uniformity"], want, 10.0 * METRIC * want);
     }
+}
+
+/// More rows than have their logits made side by side, and a vocabulary that takes several slices.
+#[test]
+fn many_rows_and_a_large_vocabulary() {
+    let site: HookPoint = "blocks.1.hook_mlp_out".parse().unwrap();
+    let rows: Vec<Vec<i64>> = (0..48)
+        .map(|b| (0..20).map(|p| if p == 0 { 2 } else { 3 + (b * 31 + p * 7) % 300 }).collect())
+        .collect();
+    let model = Counting::new(ToyModel::new(3, 6, 320, 1));
+    assert_one_same_as_naive(&model, site, batch(&rows), Positions::Counted);
+    let norms = model.take().norms;
+    // 48 · 18 losses of four runs, 512 at a time; the naive way takes each run's all at once.
+    assert!(norms.contains(&(4 * 512)) && norms.contains(&(4 * (48 * 18 - 512))), "{norms:?}");
+
+    let model = Counting::new(ToyModel::new(3, 6, 256_000, 1));
+    let few = vec![vec![2, 5, 255_999, 209_714, 8, 3, 3], vec![2, 7, 104_857, 104_858, 29, 5, 11]];
+    assert_one_same_as_naive(&model, site, batch(&few), Positions::Counted);
+    let slices = model.take().slices;
+    assert!(slices.iter().filter(|len| **len < 256_000).count() >= 3, "{slices:?}");
 }
