@@ -44,7 +44,9 @@ pub enum SuiteError {
     #[error("`{0}` is asked for twice")]
     Twice(String),
     /// A transcoder whose output has no known place.
-    #[error("{0}: it is a transcoder, and neither its path nor its files tell which activation its output estimates")]
+    #[error(
+        "{0}: it is a transcoder, and neither its path nor its files tell which activation its output estimates"
+    )]
     UnknownOutput(String),
     /// A folder of another evaluation.
     #[error("{}: belongs to an evaluation with another `{key}` ({there}, and not {here})", path.display())]

@@ -192,7 +192,8 @@ impl Part {
         let setting = &part.setting;
         let named: usize = setting.groups.iter().map(Vec::len).sum();
         let known = setting.groups.iter().flatten().all(|i| *i < setting.saes.len());
-        let fits = part.sums.iter().zip(&setting.groups).all(|(sums, group)| sums.ids().count() == group.len());
+        let fits =
+            part.sums.iter().zip(&setting.groups).all(|(sums, group)| sums.ids().count() == group.len());
         if named != setting.saes.len() || !known || part.sums.len() != setting.groups.len() || !fits {
             let problem = "its sums and its list of SAEs contradict each other".to_owned();
             return Err(SuiteError::File { path: path.to_owned(), problem });

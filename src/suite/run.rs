@@ -74,7 +74,9 @@ impl Run<'_> {
         mut hub: impl FnMut() -> Result<Hub, HubError>,
         mut progress: impl FnMut(Progress<'_>),
     ) -> Result<Part> {
-        if let Some(twice) = (1..self.saes.len()).find(|&i| self.saes[..i].iter().any(|e| e.id == self.saes[i].id)) {
+        if let Some(twice) =
+            (1..self.saes.len()).find(|&i| self.saes[..i].iter().any(|e| e.id == self.saes[i].id))
+        {
             return Err(SuiteError::Twice(self.saes[twice].id.clone()));
         }
         let batches: Vec<&Batch> =
@@ -83,7 +85,8 @@ impl Run<'_> {
             return Err(SuiteError::NoBatch { shard: self.shard, batches: self.text.batches.len() });
         }
         let setting = self.setting();
-        let folder = self.folder.as_deref().map(|root| Folder::open(root, &setting, self.shard)).transpose()?;
+        let folder =
+            self.folder.as_deref().map(|root| Folder::open(root, &setting, self.shard)).transpose()?;
         let means = self.means(&setting, folder.as_ref(), &mut progress)?;
         let mut part = Part {
             shards: vec![self.shard],
@@ -137,7 +140,8 @@ impl Run<'_> {
     /// As [`judge`](Self::judge).
     pub fn take_means(&self, mut progress: impl FnMut(Progress<'_>)) -> Result<()> {
         let setting = self.setting();
-        let folder = self.folder.as_deref().map(|root| Folder::open(root, &setting, self.shard)).transpose()?;
+        let folder =
+            self.folder.as_deref().map(|root| Folder::open(root, &setting, self.shard)).transpose()?;
         self.means(&setting, folder.as_ref(), &mut progress).map(|_| ())
     }
 

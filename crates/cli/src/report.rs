@@ -109,14 +109,13 @@ fn table(reports: &[Report]) -> String {
             format!("{table}\n")
         }
     };
-    for (name, part) in reports.iter().flat_map(|report| &report.by_subset) {
+    for report in reports.iter().filter(|report| !report.by_subset.is_empty()) {
         let shown = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.4}"));
-        text += &format!(
-            "  {name}: {} tokens, Δ loss {}, FVU {}\n",
-            part.tokens,
-            shown(part.delta_loss),
-            shown(part.fvu)
-        );
+        text += &format!("{} by subset\n", report.id);
+        for (name, part) in &report.by_subset {
+            let (loss, fvu) = (shown(part.delta_loss), shown(part.fvu));
+            text += &format!("  {name}: {} tokens, Δ loss {loss}, FVU {fvu}\n", part.tokens);
+        }
     }
     text
 }

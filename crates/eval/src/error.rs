@@ -55,6 +55,9 @@ pub enum EvalError {
     /// A site whose mean was not taken.
     #[error("the mean activation at `{0}` is not known: it must be taken before an evaluation there")]
     NoMean(HookPoint),
+    /// Two SAEs of one name.
+    #[error("`{0}` is there twice")]
+    Twice(String),
     /// No SAE to judge.
     #[error("there is no SAE to evaluate")]
     NoSae,

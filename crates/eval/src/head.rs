@@ -26,7 +26,8 @@ pub(crate) struct Losses {
 /// The logits of all runs are made side by side, block of rows by block of rows and slice of the vocabulary by slice, and never
 /// all at once: each slice of the unembedding is read once for all of them, and the clean run's are there to be compared with.
 pub(crate) fn losses(model: &dyn HookedModel, runs: &[&Tensor], next: &Tensor) -> Result<Vec<Losses>> {
-    let n = next.size1()?;
+    let (n, device) = (next.size1()?, runs.first().map_or(next.device(), |run| run.device()));
+    let next = next.f_to_device(device)?;
     let mut found = vec![Losses { ce: Vec::new(), kl: Vec::new() }; runs.len()];
     let rows = (ROWS_AT_A_TIME / runs.len().max(1)).max(1) as i64;
     for first in (0..n).step_by(rows as usize) {
@@ -92,10 +93,13 @@ fn picked(logits: &Tensor, next: &Tensor, slice: &Range<usize>) -> Result<Tensor
     Ok(picked.f_to_kind(Kind::Double)?.f_masked_fill(&inside.f_logical_not()?, 0.0)?)
 }
 
+/// The longest slice of the vocabulary: sums over one are in float32, the slices' are added in float64.
+const LONGEST_SLICE: usize = 8192;
+
 /// Slices of the vocabulary, as large as the rows allow.
 pub(crate) fn slices(model: &dyn HookedModel, rows: usize) -> impl Iterator<Item = Range<usize>> + use<> {
     let d_vocab = model.dims().d_vocab;
-    let at_a_time = (LOGITS_AT_A_TIME / rows.max(1)).clamp(256, d_vocab.max(256));
+    let at_a_time = (LOGITS_AT_A_TIME / rows.max(1)).clamp(256, LONGEST_SLICE);
     (0..d_vocab).step_by(at_a_time).map(move |start| start..(start + at_a_time).min(d_vocab))
 }
 

@@ -26,6 +26,7 @@ mod log_sum_exp;
 mod loss;
 mod means;
 mod metric;
+mod pass;
 mod reconstruction;
 mod report;
 mod sparsity;

@@ -56,6 +56,23 @@ impl Means {
         Ok(())
     }
 
+    /// Joins the sums of other data.
+    ///
+    /// # Errors
+    /// [`EvalError::Merge`] for other sites; then nothing was joined.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        let widths =
+            |means: &Self| means.sums.iter().map(|(site, sums)| (*site, sums.len())).collect::<Vec<_>>();
+        if widths(self) != widths(other) {
+            return Err(EvalError::Merge("means at different sites".to_owned()));
+        }
+        self.n += other.n;
+        for (own, theirs) in self.sums.values_mut().zip(other.sums.values()) {
+            own.iter_mut().zip(theirs).for_each(|(sum, theirs)| sum.merge(theirs));
+        }
+        Ok(())
+    }
+
     /// The mean at a site: `[d]`, all heads side by side.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ const GATED: &str = "Gated SAEs, arXiv 2404.16014";
 const SAELENS: &str = "SAELens evals.py";
 const DL: &str = "dictionary_learning evaluation.py";
 const SAEBENCH: &str = "SAEBench core";
+const AS_ZERO: &str = "as with zero in SAELens evals.py";
 
 const fn metric(
     name: &'static str,
@@ -54,9 +55,9 @@ pub const METRICS: &[Metric] = &[
         SAELENS,
     ),
     metric("kl_zero", "nats per token", "mean KL(clean || zero in place of x)", SAELENS),
-    metric("kl_mean", "nats per token", "mean KL(clean || mean in place of x)", SAELENS),
+    metric("kl_mean", "nats per token", "mean KL(clean || mean in place of x)", AS_ZERO),
     metric("kl_score_zero", "fraction", "(kl_zero - kl) / kl_zero", SAELENS),
-    metric("kl_score_mean", "fraction", "(kl_mean - kl) / kl_mean", SAELENS),
+    metric("kl_score_mean", "fraction", "(kl_mean - kl) / kl_mean", AS_ZERO),
     metric("l0", "latents per token", "mean number of active latents (f > 0), over positions that count", GS),
     metric("l0_std", "latents per token", "standard deviation of that number over positions that count", GS),
     metric("l0_median", "latents per token", "its median (the lower of two)", GS),
@@ -123,14 +124,15 @@ pub const METRICS: &[Metric] = &[
     metric(
         "consistent_activation_heuristic",
         "tokens per sequence",
-        "mean over latents that are active at all of (positions / sequences on which it is active)",
+        "mean over latents that are active at all of (positions / sequences on which it is active); texts packed into one \
+         sequence are one",
         SAELENS,
     ),
     metric(
         "uniformity",
         "fraction",
         "r_L0: mean of exp(S(p)) / |y|_0, where y = f * (W_dec grad_x L) and p = |y| / sum |y|, L the next token's logit \
-         less the mean logit, and the gradient that of a position's own L; over the positions that were asked for",
+         less the mean logit, and the gradient that of a position's own L; over those of the positions that were asked for where some y is not 0",
         "Gemma Scope, appendix D.5",
     ),
     metric("encoder_norm", "units of 1/x", "mean norm of what a latent reads: a column of W_enc", SAELENS),

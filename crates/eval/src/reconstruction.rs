@@ -7,8 +7,8 @@ use crate::{EvalError, Exact, Result};
 /// Rows whose float64 copies exist at one time: a few MiB, which stay in the processor's cache.
 const ROWS_AT_A_TIME: i64 = 256;
 
-/// How well vectors are reconstructed: FVU and its kin, MSE, cosine, ratio of norms, bias. Every sum is exact, so that neither
-/// the order of the rows' batches nor how they were divided and merged changes a digit.
+/// How well vectors are reconstructed: FVU and its kin, MSE, cosine, ratio of norms, bias. Every sum is exact, so that with a
+/// centre that is [given](Self::about) neither the order of the rows' batches nor how they were divided and merged changes a digit.
 ///
 /// The sums are taken about a centre, so that a mean far from zero costs no digits. [`FVU`](Self::fvu) does not depend on it;
 /// the per-token form of the explained variance does, and has its meaning where the centre is the mean of all the data.

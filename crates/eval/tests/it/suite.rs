@@ -217,3 +217,24 @@ fn packed_documents_are_judged_as_alone() {
         assert_agree("packed", &got, &want, 1e-5);
     }
 }
+
+#[test]
+fn means_of_two_halves_are_those_of_the_whole() {
+    let model = gemma();
+    let sites = ["blocks.1.attn.hook_z", "blocks.2.hook_resid_post"].map(|name| name.parse().unwrap());
+    let of = |batches: &[TokenBatch]| {
+        let mut means = eval::Means::new(&model, sites).unwrap();
+        batches.iter().for_each(|tokens| means.add(&model, tokens, Positions::Counted).unwrap());
+        means
+    };
+    let batches = cut(tokens().rows(), 3);
+    let (mut first, second) = (of(&batches[..1]), of(&batches[1..]));
+    first.merge(&second).unwrap();
+    let whole = of(&batches);
+    assert_eq!(first.tokens(), whole.tokens());
+    for site in sites {
+        assert_eq!(first.of(site).unwrap(), whole.of(site).unwrap(), "{site}");
+    }
+    let other = eval::Means::new(&model, [sites[0]]).unwrap();
+    refused(first.merge(&other), &["means", "sites"]);
+}
