@@ -3,6 +3,7 @@
 //! ```console
 //! cargo run --release --example evaluate_suite
 //! ```
+#![allow(clippy::print_stdout, reason = "an example shows what it found")]
 
 use gemma_scope::{
     corpus::{Content, Document, Packing},

@@ -51,7 +51,7 @@ fn evaluate_suite() {
 #[test]
 fn evaluate_sae() {
     let out = run("evaluate_sae");
-    let value = |name: &str| number_after(&out, &format!("\n{name}"));
+    let value = |name: &str| number_after(&out, &format!("\n  {name} "));
     assert!(value("ce_clean") < value("ce_spliced") && value("ce_spliced") < value("ce_zero"), "{out}");
     assert!((value("fvu") + value("explained_variance") - 1.0).abs() < 1e-4, "{out}");
 }
