@@ -62,7 +62,7 @@ impl Entry {
     /// Looks at an SAE without holding its matrices: an entry for each dtype.
     ///
     /// # Errors
-    /// As [`load_sae`]; a transcoder whose output has no known place.
+    /// As [`load_sae`]; a `site` other than the one that the SAE itself tells; a transcoder whose output has no known place.
     pub fn of(
         name: &str,
         site: Option<HookPoint>,
@@ -71,7 +71,10 @@ impl Entry {
         hub: impl FnOnce() -> Result<Hub, HubError>,
     ) -> Result<Vec<Self>> {
         let look = OpenOptions { hold_up_to: 0, device: tch::Device::Cpu };
-        let LoadedSae { id, site, site_out, sae, .. } = load_sae(name, site, &look, hub)?;
+        let LoadedSae { id, site, site_out, sae, about } = load_sae(name, site, &look, hub)?;
+        if let Some(told) = about.site.filter(|told| *told != site) {
+            return Err(SuiteError::OtherSite { id, told, asked: site });
+        }
         let site_out = site_out.ok_or_else(|| SuiteError::UnknownOutput(id.clone()))?;
         let matrix = |width: i64| sae.d_sae() as u64 * width as u64 * 4;
         let held = |bytes: u64| if bytes > options.hold_up_to { 0 } else { bytes };

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use eval::EvalError;
 use gemma_model::ModelError;
-use hooks::HookError;
+use hooks::{HookError, HookPoint};
 use sae_core::SaeError;
 use tch_ext::TensorError;
 
@@ -32,17 +32,19 @@ pub enum SuiteError {
     /// A text that is no share of a suite.
     #[error("`{0}` is no shard: expected i/n with 1 ≤ i ≤ n, such as 3/16")]
     Shard(String),
-    /// A share with nothing to do.
-    #[error("there is no batch for shard {shard}: the text has {batches}")]
-    NoBatch {
-        /// The share.
-        shard: Shard,
-        /// Batches in all.
-        batches: usize,
-    },
     /// An SAE that is named twice.
     #[error("`{0}` is asked for twice")]
     Twice(String),
+    /// An SAE that is to be judged at another site than it says it reads.
+    #[error("{id} reads `{told}`, and not `{asked}`: a hook point is given for SAEs that do not tell")]
+    OtherSite {
+        /// The SAE.
+        id: String,
+        /// The site that it reads.
+        told: HookPoint,
+        /// The site that was asked for.
+        asked: HookPoint,
+    },
     /// A transcoder whose output has no known place.
     #[error(
         "{0}: it is a transcoder, and neither its path nor its files tell which activation its output estimates"

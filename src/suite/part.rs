@@ -73,7 +73,11 @@ impl Setting {
             if let Some(Value::Object(inner)) = all.remove("provenance") {
                 all.extend(inner);
             }
-            all.into_iter().map(|(key, value)| (key, short(&value.to_string()))).collect()
+            // What the reader of a message knows it by.
+            let name = |key: String| {
+                if key == "groups" { "hold (the passes that it makes)".to_owned() } else { key }
+            };
+            all.into_iter().map(|(key, value)| (name(key), short(&value.to_string()))).collect()
         };
         let (own, theirs) = (flat(self), flat(other));
         let keys: std::collections::BTreeSet<&String> = own.keys().chain(theirs.keys()).collect();
@@ -110,6 +114,11 @@ impl Part {
     /// Whether all of the text is in it.
     pub fn is_whole(&self) -> bool {
         self.shards.first().is_some_and(|first| self.shards.len() == first.of)
+    }
+
+    /// Positions that counted.
+    pub fn tokens(&self) -> u64 {
+        self.sums.first().map_or(0, Sums::tokens)
     }
 
     /// A report for each SAE, in the order in which they were asked for.

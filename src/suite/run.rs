@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use corpus::Batch;
-use eval::{EvalOptions, Judged, Means, Report, Subsets, Suite, Timings, weight_metrics};
+use eval::{EvalError, EvalOptions, Judged, Means, Report, Subsets, Suite, Timings, weight_metrics};
 use hooks::HookedModel;
 use hub::{Hub, HubError};
 use sae_core::{OpenOptions, SparseAutoencoder};
@@ -81,9 +81,6 @@ impl Run<'_> {
         }
         let batches: Vec<&Batch> =
             self.shard.batches(self.text.batches.len()).map(|i| &self.text.batches[i]).collect();
-        if batches.is_empty() {
-            return Err(SuiteError::NoBatch { shard: self.shard, batches: self.text.batches.len() });
-        }
         let setting = self.setting();
         let folder =
             self.folder.as_deref().map(|root| Folder::open(root, &setting, self.shard)).transpose()?;
@@ -121,7 +118,12 @@ impl Run<'_> {
             for (&i, sae) in group.iter().zip(&opened) {
                 part.weights[i] = weight_metrics(sae.as_ref(), self.neighbours)?;
             }
-            for (&i, report) in group.iter().zip(suite.reports()?) {
+            // In a share of the text nothing may count.
+            let reports = match suite.reports() {
+                Err(EvalError::Empty) if self.shard != Shard::WHOLE => Vec::new(),
+                reports => reports?,
+            };
+            for (&i, report) in group.iter().zip(reports) {
                 let report = part.complete(i, report);
                 progress(Progress::Judged(&report));
                 found.push(report);

@@ -102,7 +102,8 @@ impl ModelArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct SaeArgs {
     /// An SAE: `tiny/…` (embedded), a local file or folder, or a released one like
-    /// `gemma-scope-2b-pt-res/layer_20/width_16k/canonical`. A glob names many of one of these kinds. Repeatable.
+    /// `gemma-scope-2b-pt-res/layer_20/width_16k/canonical`. A glob names many of one of these kinds. Repeatable. The
+    /// embedded one where none is given and the model is `tiny`.
     #[arg(long, value_name = "S")]
     sae: Vec<String>,
     /// The hook point that the SAEs read, where their names do not tell.

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use comfy_table::{CellAlignment, Table, presets};
 use gemma_scope::{
     dashboard::suite_page,
@@ -48,15 +48,23 @@ impl Reports {
         self.csv.is_none() && self.html.is_none()
     }
 
-    /// Refuses to write where something is read.
-    pub(crate) fn spare(&self, read: &Path) -> Result<()> {
-        let full = |path: &Path| fs::canonicalize(path).ok();
+    /// Refuses, before anything is done, what could not be written in the end, two outputs in one place, and outputs in the place of
+    /// what is read: files, or anything in a folder.
+    pub(crate) fn check<'p>(&self, reads: impl IntoIterator<Item = &'p Path>) -> Result<()> {
+        let reads: Vec<PathBuf> = reads.into_iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
+        let mut taken: Vec<(&str, PathBuf)> = Vec::new();
         for (option, path) in self.targets() {
-            ensure!(
-                full(path).is_none() || full(path) != full(read),
-                "{option} {}: would be written over what is read",
-                path.display()
-            );
+            let name = || format!("{option} {}", path.display());
+            ensure!(!path.is_dir(), "{}: is a folder", name());
+            if let Ok(there) = fs::canonicalize(path) {
+                let is_read = reads.iter().any(|read| there.starts_with(read));
+                ensure!(!is_read, "{}: would be written over what is read", name());
+            }
+            let place = place(path);
+            if let Some((other, _)) = taken.iter().find(|(_, taken)| *taken == place) {
+                bail!("{}: is where {other} writes", name());
+            }
+            taken.push((option, place));
         }
         Ok(())
     }
@@ -86,6 +94,16 @@ impl Reports {
     }
 }
 
+/// The one name of a file that need not be there yet.
+fn place(path: &Path) -> PathBuf {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let folder = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+    path.file_name().map_or_else(|| folder.clone(), |name| folder.join(name))
+}
+
 /// A line an SAE; all metrics where there is but one.
 fn table(reports: &[Report]) -> String {
     let mut text = match reports {
@@ -98,6 +116,7 @@ fn table(reports: &[Report]) -> String {
             for report in reports {
                 let shown = |(name, _): &(&str, &str)| match report.metrics.get(name) {
                     Some(value) if *name == "l0" => format!("{value:.1}"),
+                    Some(value) if value.abs() >= 1e6 => format!("{value:.3e}"),
                     Some(value) => format!("{value:.4}"),
                     None => "–".to_owned(),
                 };

@@ -111,5 +111,11 @@ fn datum(cell: Cell) -> Datum {
 const UNSOUND: &str = "this is no sound parquet file";
 
 fn unsound(error: &ParquetError) -> String {
+    // The parquet crate is built without the codecs that hardly anyone uses, and says so in these words.
+    if let Some((_, codec)) = error.to_string().split_once("Disabled feature at compile time: ") {
+        return format!(
+            "its compression, {codec}, is not read here: write it as zstd, snappy, gzip or uncompressed"
+        );
+    }
     format!("{UNSOUND}: {}", one_line(error.to_string().trim_end_matches('.')))
 }

@@ -149,7 +149,8 @@ impl fmt::Display for Report {
         writeln!(f, "{} at {}, {} tokens", self.id, self.provenance.hook, self.tokens)?;
         for metric in METRICS {
             if let Some(value) = self.metrics.get(metric.name) {
-                writeln!(f, "  {:<32} {value:>12.5}  {}", metric.name, metric.unit)?;
+                let shown = if value.abs() < 1e6 { format!("{value:.5}") } else { format!("{value:.5e}") };
+                writeln!(f, "  {:<32} {shown:>12}  {}", metric.name, metric.unit)?;
             }
         }
         Ok(())

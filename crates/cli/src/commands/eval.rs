@@ -25,7 +25,7 @@ const CONTEXT: usize = 1024;
 /// field under its own name.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  gemma-scope eval --text-file heldout.txt --sae tiny --json report.json --html report.html\n  \
+    after_help = "Example:\n  gemma-scope eval --text-file heldout.txt --sae tiny --json report.json --html report.html\n  \
     gemma-scope eval --model google/gemma-2-2b --text-file pile.jsonl --subset-field meta.pile_set_name \\\n    \
     --sae 'gemma-scope-2b-pt-res/layer_20/width_16k/*' --resume runs/layer_20 --json report.json\n  \
     gemma-scope eval … --shard 3/16 --resume runs/all --json parts/3.json   # then: gemma-scope eval-merge parts/*.json --json report.json"
@@ -69,7 +69,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "I/N", default_value = "1/1")]
     shard: Shard,
     /// Only takes the mean activations, into the folder of `--resume`, so that shards need not each do it.
-    #[arg(long, requires = "resume")]
+    #[arg(long, requires = "resume", conflicts_with_all = ["json", "csv", "html"])]
     means_only: bool,
 }
 
@@ -81,13 +81,13 @@ pub(crate) struct CorpusArgs {
     text_field: String,
     /// The field or column that holds a conversation, `[{"role": …, "content": …}]`, written as Gemma's -it models see it. The
     /// roles are subsets of the report.
-    #[arg(long, value_name = "FIELD", num_args = 0..=1, default_missing_value = "messages")]
+    #[arg(long, value_name = "FIELD", num_args = 0..=1, default_missing_value = "messages", conflicts_with = "tokens")]
     chat: Option<String>,
     /// The field or column that names the subset a text belongs to, like `meta.pile_set_name`: quality is reported for each.
-    #[arg(long, value_name = "FIELD")]
+    #[arg(long, value_name = "FIELD", conflicts_with = "tokens")]
     subset_field: Option<String>,
     /// One text a sequence, in place of sequences filled with one text after another.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "tokens")]
     no_packing: bool,
 }
 
@@ -100,6 +100,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         whole || args.reports.only_json(),
         "--csv and --html show a whole evaluation: give them to eval-merge"
     );
+    args.reports.check(reads(args)?.iter().map(PathBuf::as_path))?;
     let mut dtypes = args.sae_dtype.clone();
     dtypes.dedup();
     let model = args.model.load()?;
@@ -132,7 +133,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if whole {
         return args.reports.write(&part.reports()?);
     }
-    say(&format!("shard {} of {} batches: {}\n", args.shard, text.batches.len(), summary(&part.reports()?)))?;
+    let (saes, tokens) = (part.setting.saes.len(), part.tokens());
+    say(&format!("shard {}: {saes} SAEs judged on {tokens} positions\n", args.shard))?;
     if let Some(path) = &args.reports.json {
         part.save(path)?;
         note(&format!("wrote {}, a part for eval-merge", path.display()));
@@ -140,12 +142,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn summary(reports: &[Report]) -> String {
-    format!(
-        "{} SAEs judged on {} positions",
-        reports.len(),
-        reports.first().map_or(0, |report| report.tokens)
-    )
+/// The local files and folders that are read.
+fn reads(args: &Args) -> Result<Vec<PathBuf>> {
+    let mut paths: Vec<PathBuf> =
+        [&args.text.text_file, &args.text.tokens].into_iter().flatten().cloned().collect();
+    paths.push(args.model.model.clone().into());
+    paths.extend(args.saes.names(&args.model.model)?.into_iter().map(PathBuf::from));
+    Ok(paths)
 }
 
 /// The text, in batches.
@@ -292,9 +295,7 @@ pub(crate) struct MergeArgs {
 
 /// Merges.
 pub(crate) fn merge(args: &MergeArgs) -> Result<()> {
-    for path in &args.parts {
-        args.reports.spare(path)?;
-    }
+    args.reports.check(args.parts.iter().map(PathBuf::as_path))?;
     let (mut parts, mut reports): (Vec<Part>, Vec<Report>) = (Vec::new(), Vec::new());
     for path in &args.parts {
         let name = || path.display().to_string();
@@ -303,7 +304,11 @@ pub(crate) fn merge(args: &MergeArgs) -> Result<()> {
         if is_list {
             let found: Vec<Report> = serde_json::from_slice(&bytes)
                 .with_context(|| format!("{}: no reports of an evaluation", name()))?;
-            reports.extend(found);
+            for report in found {
+                let twice = reports.contains(&report);
+                ensure!(!twice, "{}: the report of `{}` is there already", name(), report.id);
+                reports.push(report);
+            }
         } else {
             parts.push(Part::load(path)?);
         }

@@ -21,7 +21,7 @@ use crate::{
 
 /// Goes on with a text, one token at a time, with a cache of keys and values. Edits act at every step.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  gemma-scope generate --prompt \"The captain\" --max-tokens 40\n  \
+#[command(after_help = "Example:\n  gemma-scope generate --prompt \"The captain\" --max-tokens 40\n  \
                         gemma-scope generate --prompt \"The captain\" --steer tiny:120:8 --temperature 0.8 --top-p 0.9 --seed 1\n  \
                         gemma-scope generate --model google/gemma-2-2b-it --chat --prompt \"What is a whale?\"")]
 pub(crate) struct Args {

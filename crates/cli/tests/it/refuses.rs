@@ -189,7 +189,7 @@ fn a_wrong_command_line_is_exit_2() {
 
 #[test]
 fn every_command_shows_an_example() {
-    for command in ["analyze", "activations", "encode", "eval", "inspect"] {
+    for command in ["analyze", "activations", "encode", "eval", "eval-merge", "inspect"] {
         let help = run(&[command, "--help"]).stdout;
         assert!(help.contains("Example:\n  gemma-scope"), "{command}");
     }

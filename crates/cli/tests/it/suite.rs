@@ -88,8 +88,11 @@ fn shards_merged_are_the_whole_to_the_last_digit() {
     refuse(&["eval-merge", &parts[0], &parts[1], &other], &["batch"]);
     refuse(&["eval-merge", &parts[0], &fixture("eval/tokens.json")], &["tokens.json"]);
     refuse(&["eval-merge", &parts[0], &parts[1], &parts[2], "--json", &parts[2]], &["part-3.json", "read"]);
-    // Reports that are whole are put side by side.
-    run(&["eval-merge", &whole, &merged, "--json", &path(&folder, "both.json")]);
+    // Reports of other evaluations are put side by side.
+    refuse(&["eval-merge", &whole, &merged], &["merged.json", "already"]);
+    let other = path(&folder, "all.json");
+    judge(&tokens, &["--batch", "2", "--positions", "all", "--json", &other]);
+    run(&["eval-merge", &whole, &other, "--json", &path(&folder, "both.json")]);
     assert_eq!(read(&path(&folder, "both.json")).as_array().unwrap().len(), 8);
 }
 
@@ -270,6 +273,41 @@ fn subsets_and_their_parts() {
     refuse(&["eval", "--text-file", &text, "--subset-field", "meta.name"], &["t.jsonl", "meta.name"]);
     refuse(&["eval", "--text-file", &text, "--chat"], &["t.jsonl", "messages"]);
     refuse(&["eval", "--text", "a b", "--subset-field", "x"], &["--subset-field"]);
-    refuse(&["eval", "--text", "a b c", "--shard", "2/2"], &["2/2"]);
+    // Shards with nothing to do are parts too.
+    let parts: Vec<String> = (1..=2).map(|i| path(&folder, &format!("{i}.json"))).collect();
+    for (i, part) in parts.iter().enumerate() {
+        run(&["eval", "--text", "a b c", "--shard", &format!("{}/2", i + 1), "--json", part]);
+    }
+    let (merged, whole) = (path(&folder, "merged.json"), path(&folder, "whole.json"));
+    run(&["eval-merge", &parts[0], &parts[1], "--json", &merged]);
+    run(&["eval", "--text", "a b c", "--json", &whole]);
+    assert_eq!(fs::read(&whole).unwrap(), fs::read(&merged).unwrap());
     refuse(&["eval", "--text", "a b c", "--shard", "1/2", "--html", "x.html"], &["eval-merge"]);
+}
+
+#[test]
+fn nothing_that_is_read_is_written_and_nothing_twice() {
+    let folder = TempDir::new().unwrap();
+    let text = path(&folder, "t.txt");
+    fs::write(&text, "The captain looked at the sea.").unwrap();
+    let same = path(&folder, "same");
+    refuse(&["eval", "--text-file", &text, "--json", &text], &["--json", "t.txt", "read"]);
+    refuse(&["eval", "--text-file", &text, "--json", &same, "--csv", &same], &["--csv", "--json"]);
+    let folder_itself = folder.path().display().to_string();
+    refuse(&["eval", "--text-file", &text, "--html", &folder_itself], &["--html", "folder"]);
+    let sae = path(&folder, "layer_3/width_64/average_l0_9");
+    fs::create_dir_all(&sae).unwrap();
+    let params = format!("{sae}/params.npz");
+    fs::copy(fixture("eval/mlp_out/layer_1/width_64/average_l0_19/params.npz"), &params).unwrap();
+    let before = fs::read(&params).unwrap();
+    let hook = ["--hook", "blocks.1.hook_mlp_out"];
+    refuse(
+        &[&["eval", "--text", "a b", "--sae", &sae, "--json", &params], &hook[..]].concat(),
+        &["--json", "read"],
+    );
+    assert_eq!((fs::read(&params).unwrap(), fs::read_to_string(&text).unwrap().len()), (before, 30));
+    refuse(
+        &["eval", "--text", "a b c", "--sae", "tiny", "--hook", "blocks.2.hook_resid_post"],
+        &["tiny", "blocks.3.hook_resid_post", "blocks.2.hook_resid_post"],
+    );
 }
