@@ -46,7 +46,7 @@ fn main() -> anyhow::Result<()> {
         };
         run.judge(Hub::from_env, |_progress| ())
     };
-    let parts = vec![judge(Shard { index: 1, of: 2 })?, judge(Shard { index: 2, of: 2 })?];
+    let parts = vec![judge(Shard::new(1, 2)?)?, judge(Shard::new(2, 2)?)?];
     let reports = Part::merge(parts)?.reports()?;
     assert_eq!(reports, judge(Shard::WHOLE)?.reports()?, "the same to the last digit");
     for report in reports {

@@ -2,14 +2,14 @@ use std::{fmt, str::FromStr};
 
 use hooks::HookPoint;
 use hub::{Hub, HubError};
-use sae_core::{Bf16Sae, OpenOptions, SparseAutoencoder};
+use sae_core::{Bf16Sae, Matrix, OpenOptions, Sae, SparseAutoencoder};
 use serde::{Deserialize, Serialize};
 
-use super::{Result, SuiteError};
+use super::{Result, SuiteError, fingerprint};
 use crate::load::{LoadedSae, load_sae};
 
 /// The dtype that an SAE computes in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SaeDtype {
     /// float32.
@@ -48,6 +48,8 @@ pub struct Entry {
     pub id: String,
     /// The name by which it is opened.
     pub name: String,
+    /// [`fingerprint`](super::fingerprint) of its parameters, so that another SAE of the same name is noticed.
+    pub fingerprint: String,
     /// The site that it reads.
     pub site: HookPoint,
     /// The site at which its output is put.
@@ -76,12 +78,25 @@ impl Entry {
             return Err(SuiteError::OtherSite { id, told, asked: site });
         }
         let site_out = site_out.ok_or_else(|| SuiteError::UnknownOutput(id.clone()))?;
-        let matrix = |width: i64| sae.d_sae() as u64 * width as u64 * 4;
-        let held = |bytes: u64| if bytes > options.hold_up_to { 0 } else { bytes };
-        let bytes = held(matrix(sae.d_in())) + held(matrix(sae.d_out()));
+        // What may stay in its file takes no memory: see `OpenOptions::hold_up_to`.
+        let in_file = |matrix: &Matrix, dtype: SaeDtype, bytes: u64| {
+            let left =
+                options.device == tch::Device::Cpu && dtype == SaeDtype::F32 && matrix.held().is_none();
+            left && bytes > options.hold_up_to
+        };
+        let bytes = |dtype: SaeDtype| -> u64 {
+            let matrices = [(sae.encoder(), sae.d_in()), (sae.decoder(), sae.d_out())];
+            let of = matrices.map(|(matrix, width)| {
+                let bytes = sae.d_sae() as u64 * width as u64 * 4;
+                if in_file(matrix, dtype, bytes) { 0 } else { bytes }
+            });
+            of.iter().sum::<u64>() + sae.w_skip().map_or(0, |skip| skip.numel() as u64 * 4)
+        };
+        let fingerprint = of_sae(&sae)?;
         let entry = |dtype: &SaeDtype| {
             let mark = if *dtype == SaeDtype::Bf16 && dtypes.len() > 1 { "#bf16" } else { "" };
-            Self { id: format!("{id}{mark}"), name: name.to_owned(), site, site_out, dtype: *dtype, bytes }
+            let (id, name, fingerprint) = (format!("{id}{mark}"), name.to_owned(), fingerprint.clone());
+            Self { id, name, fingerprint, site, site_out, dtype: *dtype, bytes: bytes(*dtype) }
         };
         Ok(dtypes.iter().map(entry).collect())
     }
@@ -98,6 +113,22 @@ impl Entry {
             SaeDtype::Bf16 => Box::new(Bf16Sae::new(loaded.sae)?),
         })
     }
+}
+
+/// The fingerprint of an SAE that may lie in its file: of its vectors, and of what some latents read and write.
+fn of_sae(sae: &Sae) -> Result<String> {
+    const LATENTS: i64 = 16;
+    let mut tensors: Vec<(String, tch::Tensor)> =
+        sae.vectors().into_iter().map(|(name, t)| (name.to_owned(), t.shallow_clone())).collect();
+    for i in 0..LATENTS.min(sae.d_sae()) {
+        let latent = i * sae.d_sae() / LATENTS.min(sae.d_sae());
+        tensors.push((format!("W_dec[{latent}]"), sae.w_dec(latent..latent + 1)?));
+        if let Some(w_enc) = sae.w_enc(latent..latent + 1)? {
+            tensors.push((format!("W_enc[:, {latent}]"), w_enc));
+        }
+    }
+    tensors.extend(sae.w_skip().map(|t| ("W_skip".to_owned(), t.shallow_clone())));
+    fingerprint(tensors)
 }
 
 /// Divides entries into groups that fit into `hold` bytes side by side, those of one site together as far as they do: each group

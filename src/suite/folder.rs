@@ -9,7 +9,8 @@ use super::{
     part::{load, save},
 };
 
-/// The folder from which an evaluation that was killed goes on. All that is in it is written whole or not at all, after each batch.
+/// The folder from which an evaluation that was killed goes on. All that is in it is written whole or not at all: sums after each batch,
+/// reports after each pass.
 ///
 /// ```text
 /// means.json              the mean activations over all of the text; shards share it
@@ -44,7 +45,7 @@ struct SharedMeans {
 impl Folder {
     /// Opens a folder, and makes it where there is none.
     pub(super) fn open(root: &Path, setting: &Setting, shard: Shard) -> Result<Self> {
-        let own = root.join(format!("shard-{}-of-{}", shard.index, shard.of));
+        let own = root.join(format!("shard-{}-of-{}", shard.index(), shard.of()));
         let folder = Self { root: root.to_owned(), own };
         let file = folder.own.join("setting.json");
         if file.exists() {

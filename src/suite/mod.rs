@@ -5,6 +5,7 @@
 //! text. [`Part::merge`] joins the shares, and [`Part::reports`] are the same to the last digit however the work was divided.
 
 mod entry;
+mod fingerprint;
 mod folder;
 mod part;
 mod run;
@@ -21,6 +22,7 @@ use tch_ext::TensorError;
 use crate::load::LoadError;
 
 pub use entry::{Entry, SaeDtype};
+pub use fingerprint::fingerprint;
 pub use part::{Part, Setting, Shard};
 pub use run::{Progress, Run};
 pub use text::{Encoder, Text};
@@ -91,6 +93,9 @@ pub enum SuiteError {
     /// A hook point's.
     #[error(transparent)]
     Hook(#[from] HookError),
+    /// libtorch's.
+    #[error(transparent)]
+    Tch(#[from] tch::TchError),
     /// A tensor's, or a file's.
     #[error(transparent)]
     Tensor(#[from] TensorError),

@@ -1,4 +1,9 @@
-use std::{collections::BTreeMap, fmt, fs, path::Path, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
+    path::Path,
+    str::FromStr,
+};
 
 use eval::{Report, Sums};
 use serde::{Deserialize, Serialize};
@@ -10,15 +15,36 @@ use super::{Entry, Result, SuiteError};
 /// A share of the work: every `of`-th batch, from number `index` on, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Shard {
-    /// Which.
-    pub index: usize,
-    /// Of how many.
-    pub of: usize,
+    index: usize,
+    of: usize,
 }
 
 impl Shard {
     /// All of the work.
     pub const WHOLE: Self = Self { index: 1, of: 1 };
+
+    /// Share number `index` of `of`.
+    ///
+    /// # Errors
+    /// [`SuiteError::Shard`] for one that is not among them.
+    pub fn new(index: usize, of: usize) -> Result<Self> {
+        let shard = Self { index, of };
+        if shard.is_one() { Ok(shard) } else { Err(SuiteError::Shard(shard.to_string())) }
+    }
+
+    fn is_one(self) -> bool {
+        (1..=self.of).contains(&self.index)
+    }
+
+    /// Which, counted from 1.
+    pub fn index(self) -> usize {
+        self.index
+    }
+
+    /// Of how many.
+    pub fn of(self) -> usize {
+        self.of
+    }
 
     /// The numbers of its batches.
     pub(super) fn batches(self, all: usize) -> impl ExactSizeIterator<Item = usize> {
@@ -38,8 +64,8 @@ impl FromStr for Shard {
     fn from_str(text: &str) -> Result<Self> {
         let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
         match numbers {
-            Some((index, of)) if 1 <= index && index <= of => Ok(Self { index, of }),
-            _ => Err(SuiteError::Shard(text.to_owned())),
+            Some((index, of)) => Self::new(index, of),
+            None => Err(SuiteError::Shard(text.to_owned())),
         }
     }
 }
@@ -47,6 +73,8 @@ impl FromStr for Shard {
 /// All that a suite's numbers depend on but for the share: two runs with equal settings can be merged, or one go on with the other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Setting {
+    /// The form of this file and of the sums.
+    pub format: u32,
     /// The version of the program that measured.
     pub version: String,
     /// The SAEs.
@@ -68,7 +96,7 @@ pub struct Setting {
 impl Setting {
     /// The first thing in which another differs: its name, and both values.
     pub(super) fn difference(&self, other: &Self) -> Option<(String, String, String)> {
-        let flat = |setting: &Self| -> BTreeMap<String, String> {
+        let flat = |setting: &Self| -> BTreeMap<String, Value> {
             let Ok(Value::Object(mut all)) = serde_json::to_value(setting) else { return BTreeMap::new() };
             if let Some(Value::Object(inner)) = all.remove("provenance") {
                 all.extend(inner);
@@ -77,15 +105,23 @@ impl Setting {
             let name = |key: String| {
                 if key == "groups" { "hold (the passes that it makes)".to_owned() } else { key }
             };
-            all.into_iter().map(|(key, value)| (name(key), short(&value.to_string()))).collect()
+            all.into_iter().map(|(key, value)| (name(key), value)).collect()
         };
         let (own, theirs) = (flat(self), flat(other));
-        let keys: std::collections::BTreeSet<&String> = own.keys().chain(theirs.keys()).collect();
-        let nothing = || "nothing".to_owned();
-        keys.into_iter().find(|key| own.get(*key) != theirs.get(*key)).map(|key| {
-            let of = |all: &BTreeMap<String, String>| all.get(key).cloned().unwrap_or_else(nothing);
-            (key.clone(), of(&own), of(&theirs))
-        })
+        let keys: BTreeSet<&String> = own.keys().chain(theirs.keys()).collect();
+        let differs = keys.into_iter().find(|key| own.get(*key) != theirs.get(*key))?;
+        let (own, theirs) = (own.get(differs), theirs.get(differs));
+        // Of two lists it is the first entries that differ which tell.
+        let (own, theirs) = match (own, theirs) {
+            (Some(Value::Array(own)), Some(Value::Array(theirs))) => {
+                let i = (0..own.len().max(theirs.len())).find(|&i| own.get(i) != theirs.get(i)).unwrap_or(0);
+                (own.get(i), theirs.get(i))
+            }
+            both => both,
+        };
+        let shown =
+            |value: Option<&Value>| value.map_or("nothing".to_owned(), |value| short(&value.to_string()));
+        Some((differs.clone(), shown(own), shown(theirs)))
     }
 }
 
@@ -141,6 +177,7 @@ impl Part {
         let mut report = report.with_weights(weights);
         let more = &mut report.provenance.more;
         more.extend(self.setting.provenance.clone());
+        more.insert("sae_fingerprint".to_owned(), self.setting.saes[i].fingerprint.clone().into());
         more.insert("sae_dtype".to_owned(), self.setting.saes[i].dtype.to_string().into());
         more.insert("version".to_owned(), self.setting.version.clone().into());
         if self.setting.uniformity > 0 {
@@ -199,12 +236,20 @@ impl Part {
     pub fn load(path: &Path) -> Result<Self> {
         let part: Self = load(path)?;
         let setting = &part.setting;
-        let named: usize = setting.groups.iter().map(Vec::len).sum();
-        let known = setting.groups.iter().flatten().all(|i| *i < setting.saes.len());
-        let fits =
-            part.sums.iter().zip(&setting.groups).all(|(sums, group)| sums.ids().count() == group.len());
-        if named != setting.saes.len() || !known || part.sums.len() != setting.groups.len() || !fits {
-            let problem = "its sums and its list of SAEs contradict each other".to_owned();
+        let named: BTreeSet<usize> = setting.groups.iter().flatten().copied().collect();
+        let once = setting.groups.iter().flatten().count() == named.len();
+        let known =
+            named.iter().copied().eq(0..setting.saes.len()) && part.weights.len() == setting.saes.len();
+        let shards: BTreeSet<Shard> = part.shards.iter().copied().collect();
+        let shares =
+            shards.iter().all(|shard| shard.is_one() && Some(shard.of) == part.shards.first().map(|s| s.of));
+        let of = |group: &[usize]| {
+            group.iter().filter_map(|i| setting.saes.get(*i)).map(|sae| sae.id.clone()).collect::<Vec<_>>()
+        };
+        let fits = part.sums.iter().zip(&setting.groups).all(|(sums, group)| sums.ids().eq(of(group)));
+        let sound = once && known && shares && fits && shards.len() == part.shards.len();
+        if !sound || part.shards.is_empty() || part.sums.len() != setting.groups.len() {
+            let problem = "its sums, its shards and its list of SAEs contradict each other".to_owned();
             return Err(SuiteError::File { path: path.to_owned(), problem });
         }
         Ok(part)

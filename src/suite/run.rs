@@ -154,6 +154,7 @@ impl Run<'_> {
 
     fn setting(&self) -> Setting {
         Setting {
+            format: 1,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             groups: groups(&self.saes, self.hold),
             saes: self.saes.clone(),

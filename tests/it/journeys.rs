@@ -77,3 +77,51 @@ fn paths_tell_their_site() {
     assert_eq!(site("layer_2/params.npz"), None);
     assert_eq!(site("pictures/layer_2/params.npz"), None);
 }
+
+#[test]
+fn conversations_become_rows_with_a_role_for_each_position() {
+    use gemma_scope::{
+        corpus::{Content, Document, Packing, Role, Turn},
+        model::{self, Tokenizer},
+        suite::Text,
+    };
+    // The small tokenizer of the fixtures, with the marks of turns that an -it model's has.
+    let bytes = std::fs::read(fixture("tokenizer/tokenizer.json")).unwrap();
+    let mut file: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    let mut next = Tokenizer::from_bytes("fixture", &bytes).unwrap().d_vocab();
+    for content in ["<start_of_turn>", "<end_of_turn>"] {
+        let token = serde_json::json!({
+            "id": next, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        });
+        file["added_tokens"].as_array_mut().unwrap().push(token);
+        next += 1;
+    }
+    let gemma = Tokenizer::from_bytes("fixture with turns", file.to_string().as_bytes()).unwrap();
+    let turn = |role, text: &str| Turn { role, text: text.to_owned() };
+    let turns =
+        vec![turn(Role::User, " What is the sea? <end_of_turn>"), turn(Role::Model, "Water, and salt.")];
+    let chat = Document { content: Content::Chat(turns), subset: None };
+    let text = Text::pack([Ok(chat)], &gemma, (64, 1), Packing::Packed).unwrap();
+    let row = &text.batches[0].tokens.rows()[0];
+    // Up to where the model answers it is the prompt that the -it models are given, but that a user can't end his own turn.
+    let asked = model::Turn { role: model::Role::User, text: "What is the sea?" };
+    let prompt = gemma.encode_chat(&[asked]).unwrap();
+    let end = gemma.token("<end_of_turn>").unwrap();
+    let question = prompt.iter().position(|id| *id == end).unwrap();
+    assert_eq!(row[..question], prompt[..question]);
+    assert_eq!(row.iter().filter(|id| **id == end).count(), 2, "one end a turn: {row:?}");
+    let said = |role: &str| {
+        let group = text.groups.iter().position(|name| name == role).unwrap() as u32;
+        let labels = &text.batches[0].labels[0];
+        let ids = row.iter().zip(labels).filter(|(_, label)| label.group() == Some(group)).map(|(id, _)| *id);
+        gemma.decode(&ids.collect::<Vec<_>>()).unwrap()
+    };
+    assert_eq!(said("user"), "What is the sea? <end_of_turn>");
+    assert_eq!(said("model"), "Water, and salt.");
+    // Nothing else counts: not the names of the roles, not the marks.
+    let counted = text.batches[0].tokens.counted();
+    let n = gemma.encode_plain("Water, and salt.").unwrap().len();
+    assert!(i64::try_from(&counted.f_sum(gemma_scope::tch::Kind::Int64).unwrap()).unwrap() > n as i64);
+    assert_eq!(counted.f_int64_value(&[0, 0]).unwrap(), 0);
+}

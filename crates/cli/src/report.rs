@@ -51,16 +51,16 @@ impl Reports {
     /// Refuses, before anything is done, what could not be written in the end, two outputs in one place, and outputs in the place of
     /// what is read: files, or anything in a folder.
     pub(crate) fn check<'p>(&self, reads: impl IntoIterator<Item = &'p Path>) -> Result<()> {
-        let reads: Vec<PathBuf> = reads.into_iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
+        let reads: Vec<PathBuf> = reads.into_iter().map(place).collect();
         let mut taken: Vec<(&str, PathBuf)> = Vec::new();
         for (option, path) in self.targets() {
             let name = || format!("{option} {}", path.display());
             ensure!(!path.is_dir(), "{}: is a folder", name());
-            if let Ok(there) = fs::canonicalize(path) {
-                let is_read = reads.iter().any(|read| there.starts_with(read));
-                ensure!(!is_read, "{}: would be written over what is read", name());
-            }
             let place = place(path);
+            // A new file beside those of a folder that is read harms none of them.
+            let is_read =
+                reads.iter().any(|read| place == *read || (path.exists() && place.starts_with(read)));
+            ensure!(!is_read, "{}: would be written over what is read", name());
             if let Some((other, _)) = taken.iter().find(|(_, taken)| *taken == place) {
                 bail!("{}: is where {other} writes", name());
             }
@@ -96,6 +96,9 @@ impl Reports {
 
 /// The one name of a file that need not be there yet.
 fn place(path: &Path) -> PathBuf {
+    if let Ok(there) = fs::canonicalize(path) {
+        return there;
+    }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -141,16 +144,34 @@ fn table(reports: &[Report]) -> String {
 
 fn write_csv(path: &Path, reports: &[Report]) -> Result<()> {
     let mut csv = csv::Writer::from_writer(Vec::new());
-    let about = ["id", "hook", "hook_out", "architecture", "d_in", "d_sae", "tokens"];
+    let about = [
+        "id",
+        "model",
+        "sae_dtype",
+        "positions",
+        "hook",
+        "hook_out",
+        "architecture",
+        "d_in",
+        "d_out",
+        "d_sae",
+        "tokens",
+    ];
     csv.write_record(about.into_iter().chain(METRICS.iter().map(|metric| metric.name)))?;
     for report in reports {
         let about = &report.provenance;
+        let told =
+            |key: &str| about.more.get(key).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
         let first = [
             report.id.clone(),
+            told("model"),
+            told("sae_dtype"),
+            about.positions.clone(),
             about.hook.to_string(),
             about.hook_out.to_string(),
             about.architecture.clone(),
             about.d_in.to_string(),
+            about.d_out.to_string(),
             about.d_sae.to_string(),
             report.tokens.to_string(),
         ];

@@ -8,7 +8,7 @@ use crate::{
     EvalOptions, Result, Subsets,
     head::Losses,
     loss::scored,
-    means::indices,
+    means::{indices, mask},
     reconstruction::Row,
     sums::{Part, SaeSums},
     uniformity::{Pick, picks},
@@ -40,7 +40,7 @@ impl<'t> BatchView<'t> {
         if let Some(subsets) = &subsets {
             subsets.check(tokens)?;
         }
-        let mask = options.positions.mask(tokens)?;
+        let mask = mask(options.positions, tokens)?;
         let kept_index = indices(&mask)?;
         // The last position has no next.
         let last = Tensor::f_zeros([tokens.batch(), 1], (Kind::Bool, mask.device()))?;

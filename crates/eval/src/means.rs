@@ -36,7 +36,7 @@ impl Means {
     /// The model's; [`EvalError::NotFinite`]; then nothing was added.
     pub fn add(&mut self, model: &dyn HookedModel, tokens: &TokenBatch, positions: Positions) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        let kept = indices(&positions.mask(tokens)?)?;
+        let kept = indices(&mask(positions, tokens)?)?;
         let sites: Vec<HookPoint> = self.sums.keys().copied().collect();
         let acts = model.harvest(tokens, &sites)?;
         let mut found = Vec::new();
@@ -94,6 +94,12 @@ impl Means {
     pub fn sites(&self) -> BTreeSet<HookPoint> {
         self.sums.keys().copied().collect()
     }
+}
+
+/// Where a set of positions holds in a batch: `[batch, pos]`, bool. A range may reach beyond it, since the last rows of a text are
+/// shorter than the others.
+pub(crate) fn mask(positions: Positions, tokens: &TokenBatch) -> Result<Tensor> {
+    Ok(positions.over(tokens)?.columns(0, tokens.pos())?)
 }
 
 /// Where a mask is true, as indices into its elements in a row: `[n]`, int64.

@@ -33,7 +33,7 @@ const fn metric(
 ///
 /// Throughout: *positions that count* are those that the evaluation was asked for (all but BOS, EOS and PAD, unless it was
 /// something else), and the activation is replaced there and left as it is elsewhere. A *loss counts* where a position and
-/// its next both do. `x` is the activation that is replaced, `x_hat` what replaces it; the two differ from what the SAE reads
+/// its next both do and belong to one document. `x` is the activation that is replaced, `x_hat` what replaces it; the two differ from what the SAE reads
 /// for transcoders alone. `f` are the latents. Sums run over all of the data and are divided once.
 pub const METRICS: &[Metric] = &[
     metric("ce_clean", "nats per token", "mean cross-entropy of the next token, over losses that count", GS),
@@ -78,7 +78,7 @@ pub const METRICS: &[Metric] = &[
     metric(
         "explained_variance_legacy",
         "fraction",
-        "mean of 1 - |x - x_hat|^2 / |x - mean(x)|^2, a ratio for each token; with the mean over all of the data, where \
+        "mean of 1 - |x - x_hat|^2 / |x - mean(x)|^2, a ratio for each x that is not the mean; with the mean over all of the data, where \
          SAELens takes each batch's own",
         SAELENS,
     ),
@@ -92,12 +92,17 @@ pub const METRICS: &[Metric] = &[
     metric(
         "normalized_mse",
         "fraction",
-        "mean of |x - x_hat|^2 / |x|^2",
+        "mean of |x - x_hat|^2 / |x|^2, over x that are not 0",
         "OpenAI sparse_autoencoder loss.py",
     ),
     metric("l2_loss", "units of x", "mean of |x - x_hat|, not squared", DL),
-    metric("cosine", "cosine", "mean cosine of x and x_hat", SAELENS),
-    metric("l2_ratio", "ratio", "mean of |x_hat| / |x|", SAELENS),
+    metric("cosine", "cosine", "mean cosine of x and x_hat; that of 0 is 0", SAELENS),
+    metric(
+        "l2_ratio",
+        "ratio",
+        "mean of |x_hat| / |x|, over x that are not 0 (there a norm below 1e-4 counts as 1)",
+        SAELENS,
+    ),
     metric("l2_norm_in", "units of x", "mean of |x|", SAELENS),
     metric("l2_norm_out", "units of x", "mean of |x_hat|", SAELENS),
     metric(

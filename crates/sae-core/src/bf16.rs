@@ -11,7 +11,8 @@ use crate::{
 const TILE: i64 = 1 << 22;
 
 /// An SAE that computes in bfloat16 (Gemma Scope, appendix D.4): weights, biases and inputs are rounded to it, products are summed
-/// in float32 and rounded, and rounded again when a bias was added, as PyTorch's `x @ W + b` does. Thresholds stay float32.
+/// in float32 and rounded, and rounded again when a bias was added, as PyTorch's `x @ W + b` does. Thresholds stay float32. Of a Gated
+/// SAE's magnitude and of a skip connection only the result is rounded.
 ///
 /// It shows what bfloat16 costs, on any device and without units for it; it saves no memory and is slower than [`Sae`].
 #[derive(Debug)]

@@ -2,11 +2,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use gemma_scope::{
-    corpus::{self, Content, Document, Field, Packing, ReadOptions, Summary},
-    eval::{EvalOptions, Report, Timings},
+    corpus::{self, Batch, Content, Document, Field, Packing, ReadOptions, Summary},
+    eval::{EvalOptions, Report, Timings, scored},
+    hooks::Positions,
     load::LoadedModel,
     model::Gemma2Config,
-    suite::{Entry, Part, Progress, Run, SaeDtype, Shard, Text},
+    suite::{Entry, Part, Progress, Run, SaeDtype, Shard, Text, fingerprint},
 };
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
@@ -101,10 +102,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "--csv and --html show a whole evaluation: give them to eval-merge"
     );
     args.reports.check(reads(args)?.iter().map(PathBuf::as_path))?;
+    ensure!(
+        whole || args.means_only || args.reports.json.is_some() || args.resume.is_some(),
+        "--shard leaves nothing without --json or --resume"
+    );
     let mut dtypes = args.sae_dtype.clone();
+    dtypes.sort();
     dtypes.dedup();
     let model = args.model.load()?;
     let text = text(args, &model)?;
+    in_reach(args.positions.positions, &text)?;
     let device = args.model.machine.device()?;
     let open = gemma_scope::sae::OpenOptions::on(device);
     let mut saes = Vec::new();
@@ -126,6 +133,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let shown = Shown::default();
     if args.means_only {
         run.take_means(|progress| shown.show(&progress))?;
+        shown.finish();
         return Ok(());
     }
     let part = run.judge(|| args.model.machine.hub(), |progress| shown.show(&progress))?;
@@ -142,12 +150,36 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Refuses positions that no sequence reaches, or that leave no loss to judge by.
+fn in_reach(positions: Positions, text: &Text) -> Result<()> {
+    let longest = text.batches.iter().map(|batch| batch.tokens.pos()).max().unwrap_or(0);
+    match positions {
+        Positions::Range { start, .. } if start >= longest => {
+            bail!("--positions {positions}: the longest sequence has {longest} tokens")
+        }
+        _ => (),
+    }
+    for Batch { tokens, .. } in &text.batches {
+        let kept = positions.over(tokens)?.columns(0, tokens.pos())?;
+        if scored(&kept, tokens)?.f_any()?.f_int64_value(&[])? != 0 {
+            return Ok(());
+        }
+    }
+    bail!(
+        "--positions {positions}: no position counts whose next counts as well, so there is no loss to judge by"
+    )
+}
+
 /// The local files and folders that are read.
 fn reads(args: &Args) -> Result<Vec<PathBuf>> {
     let mut paths: Vec<PathBuf> =
         [&args.text.text_file, &args.text.tokens].into_iter().flatten().cloned().collect();
     paths.push(args.model.model.clone().into());
     paths.extend(args.saes.names(&args.model.model)?.into_iter().map(PathBuf::from));
+    if let Some(folder) = &args.resume {
+        let (index, of) = (args.shard.index(), args.shard.of());
+        paths.extend([folder.join("means.json"), folder.join(format!("shard-{index}-of-{of}"))]);
+    }
     Ok(paths)
 }
 
@@ -219,6 +251,9 @@ fn provenance(args: &Args, model: &LoadedModel, text: &Summary) -> Result<Map<St
     };
     let all = json!({
         "model": model.name,
+        "model_fingerprint": fingerprint(
+            model.model.parameters().into_iter().map(|(name, t)| (name.to_owned(), t.shallow_clone())),
+        )?,
         "dtype": args.model.dtype(),
         "device": args.model.machine.device,
         "ctx": ctx,

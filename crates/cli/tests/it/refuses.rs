@@ -105,7 +105,10 @@ fn saes_that_are_none() {
         &["analyze", "--text", "a", "--sae", &misfit, "--hook", "blocks.1.hook_resid_post"],
         &["24", "256"],
     );
-    refuse(&["eval", "--text", "a", "--sae", &misfit, "--hook", "blocks.1.hook_resid_post"], &["24", "256"]);
+    refuse(
+        &["eval", "--text", "a b c", "--sae", &misfit, "--hook", "blocks.1.hook_resid_post"],
+        &["24", "256"],
+    );
     refuse(&["analyze", "--text", "a", "--model", &fixture("gemma2/mini-2b")], &["--sae"]);
     let folder = tempfile::tempdir().unwrap();
     let damaged = folder.path().join("params.npz");

@@ -311,3 +311,63 @@ fn nothing_that_is_read_is_written_and_nothing_twice() {
         &["tiny", "blocks.3.hook_resid_post", "blocks.2.hook_resid_post"],
     );
 }
+
+#[test]
+fn a_range_of_positions_may_reach_beyond_the_last_rows() {
+    let folder = TempDir::new().unwrap();
+    let (text, json) = (path(&folder, "t.txt"), path(&folder, "r.json"));
+    fs::write(&text, "The captain of the ship looked at the sea, and the sea looked at him. ".repeat(3))
+        .unwrap();
+    // Rows of 8 tokens one at a time: the last is shorter than the range.
+    run(&["eval", "--text-file", &text, "--ctx", "8", "--batch", "1", "--positions", "1:8", "--json", &json]);
+    let report = &read(&json)[0];
+    let summary = &report["provenance"]["text"];
+    let rows = summary["sequences"].as_u64().unwrap();
+    assert_eq!(report["tokens"].as_u64().unwrap(), summary["tokens"].as_u64().unwrap() - rows, "all but BOS");
+    assert_ne!(summary["tokens"].as_u64().unwrap() % 8, 0, "the last row is a short one");
+}
+
+#[test]
+fn another_sae_of_the_same_name_is_noticed() {
+    let folder = TempDir::new().unwrap();
+    let tokens = fixture("eval/tokens.json");
+    let sae = folder.path().join("sae/layer_1/width_64/average_l0_19");
+    fs::create_dir_all(&sae).unwrap();
+    let params = sae.join("params.npz");
+    fs::copy(fixture("eval/mlp_out/layer_1/width_64/average_l0_19/params.npz"), &params).unwrap();
+    let (name, state) = (sae.display().to_string(), path(&folder, "state"));
+    // Behind the four of the suite, so that it is not the first thing in the list.
+    let part = |i: usize| path(&folder, &format!("{i}.json"));
+    let more = |shard: &'static str, json: &str| {
+        [
+            "--sae",
+            &name,
+            "--hook",
+            "blocks.1.hook_mlp_out",
+            "--resume",
+            &state,
+            "--shard",
+            shard,
+            "--json",
+            json,
+        ]
+        .map(str::to_owned)
+    };
+    let alone = |shard, json: &str| {
+        let model = fixture("gemma2/mini-2b");
+        let mut args: Vec<String> = ["eval", "--threads", "1", "--batch", "2"].map(str::to_owned).to_vec();
+        args.extend(["--model".to_owned(), model, "--tokens".to_owned(), tokens.clone()]);
+        args.extend(["--sae".to_owned(), fixture("eval/mlp_out/layer_1/width_64/average_l0_19/params.npz")]);
+        args.extend(more(shard, json));
+        args
+    };
+    let text = |args: &[String]| args.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
+    let first = alone("1/2", &part(1));
+    run(&text(&first).split('\n').collect::<Vec<_>>());
+    // The same shape, other weights.
+    fs::copy(fixture("eval/resid_post/layer_2/width_64/average_l0_37/params.npz"), &params).unwrap();
+    refuse(&text(&first).split('\n').collect::<Vec<_>>(), &["setting.json", "saes"]);
+    fs::remove_dir_all(&state).unwrap();
+    run(&text(&alone("2/2", &part(2))).split('\n').collect::<Vec<_>>());
+    refuse(&["eval-merge", &part(1), &part(2)], &["saes", "fingerprint"]);
+}
