@@ -88,14 +88,13 @@ fn conversations_become_rows_with_a_role_for_each_position() {
     // The small tokenizer of the fixtures, with the marks of turns that an -it model's has.
     let bytes = std::fs::read(fixture("tokenizer/tokenizer.json")).unwrap();
     let mut file: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-    let mut next = Tokenizer::from_bytes("fixture", &bytes).unwrap().d_vocab();
-    for content in ["<start_of_turn>", "<end_of_turn>"] {
+    let next = Tokenizer::from_bytes("fixture", &bytes).unwrap().d_vocab();
+    for (id, content) in (next..).zip(["<start_of_turn>", "<end_of_turn>"]) {
         let token = serde_json::json!({
-            "id": next, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true,
         });
         file["added_tokens"].as_array_mut().unwrap().push(token);
-        next += 1;
     }
     let gemma = Tokenizer::from_bytes("fixture with turns", file.to_string().as_bytes()).unwrap();
     let turn = |role, text: &str| Turn { role, text: text.to_owned() };
