@@ -100,7 +100,12 @@ impl Reconstruction {
         }
         let (totals, rows) = batch.totals()?;
         let (sum, error_sum) = (floats(batch.sum.as_ref())?, floats(batch.error_sum.as_ref())?);
-        if !totals.is_finite() || !sum.iter().chain(&error_sum).all(|s| s.is_finite()) {
+        // The squares bound every other sum; a norm's is no larger than its square's, or than the number of rows.
+        let squares = [&totals.error, &totals.spread, &totals.square_out, &totals.dot, &totals.norm_in];
+        let finite = squares.into_iter().all(Exact::is_finite);
+        let finite = finite
+            && [&totals.ratio, &totals.relative_error, &totals.unexplained].into_iter().all(Exact::is_finite);
+        if !finite || !sum.iter().chain(&error_sum).all(|s| s.is_finite()) {
             return Err(EvalError::NotFinite("an activation or its reconstruction"));
         }
         self.n += rows.len() as u64;
@@ -228,52 +233,19 @@ impl Reconstruction {
 
 impl Totals {
     fn merge(&mut self, other: &Self) {
-        for (sum, theirs) in self.sums_mut().into_iter().zip(other.sums()) {
-            sum.merge(theirs);
-        }
+        self.error.merge(&other.error);
+        self.spread.merge(&other.spread);
+        self.square_out.merge(&other.square_out);
+        self.dot.merge(&other.dot);
+        self.cosine.merge(&other.cosine);
+        self.norm_in.merge(&other.norm_in);
+        self.norm_out.merge(&other.norm_out);
+        self.error_norm.merge(&other.error_norm);
+        self.ratio.merge(&other.ratio);
+        self.relative_error.merge(&other.relative_error);
+        self.unexplained.merge(&other.unexplained);
         self.nonzero += other.nonzero;
         self.off_centre += other.off_centre;
-    }
-
-    fn is_finite(&self) -> bool {
-        self.sums().into_iter().all(Exact::is_finite)
-    }
-
-    fn sums(&self) -> [&Exact; 11] {
-        let Self { error, spread, square_out, dot, cosine, norm_in, norm_out, error_norm, .. } = self;
-        let (ratio, relative_error, unexplained) = (&self.ratio, &self.relative_error, &self.unexplained);
-        [
-            error,
-            spread,
-            square_out,
-            dot,
-            cosine,
-            norm_in,
-            norm_out,
-            error_norm,
-            ratio,
-            relative_error,
-            unexplained,
-        ]
-    }
-
-    fn sums_mut(&mut self) -> [&mut Exact; 11] {
-        let Self { error, spread, square_out, dot, cosine, norm_in, norm_out, error_norm, .. } = self;
-        let (ratio, relative_error, unexplained) =
-            (&mut self.ratio, &mut self.relative_error, &mut self.unexplained);
-        [
-            error,
-            spread,
-            square_out,
-            dot,
-            cosine,
-            norm_in,
-            norm_out,
-            error_norm,
-            ratio,
-            relative_error,
-            unexplained,
-        ]
     }
 }
 

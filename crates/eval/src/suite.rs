@@ -53,7 +53,8 @@ impl<'a> Judged<'a> {
     }
 }
 
-/// Where the time of an evaluation went.
+/// Where the time of an evaluation went. On CUDA, which works on while the program goes on, a part is charged for what those before
+/// it began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings {
     /// The model's blocks: the clean runs, and all that branch off.

@@ -101,7 +101,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         whole || args.reports.only_json(),
         "--csv and --html show a whole evaluation: give them to eval-merge"
     );
-    args.reports.check(reads(args)?.iter().map(PathBuf::as_path))?;
+    let names = args.saes.names(&args.model.model)?;
+    args.reports.check(reads(args, &names).iter().map(PathBuf::as_path))?;
     ensure!(
         whole || args.means_only || args.reports.json.is_some() || args.resume.is_some(),
         "--shard leaves nothing without --json or --resume"
@@ -115,8 +116,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let device = args.model.machine.device()?;
     let open = gemma_scope::sae::OpenOptions::on(device);
     let mut saes = Vec::new();
-    for name in args.saes.names(&args.model.model)? {
-        saes.extend(Entry::of(&name, args.saes.hook, &dtypes, &open, || args.model.machine.hub())?);
+    for name in &names {
+        saes.extend(Entry::of(name, args.saes.hook, &dtypes, &open, || args.model.machine.hub())?);
     }
     let run = Run {
         model: &model.model,
@@ -171,16 +172,16 @@ fn in_reach(positions: Positions, text: &Text) -> Result<()> {
 }
 
 /// The local files and folders that are read.
-fn reads(args: &Args) -> Result<Vec<PathBuf>> {
+fn reads(args: &Args, saes: &[String]) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> =
         [&args.text.text_file, &args.text.tokens].into_iter().flatten().cloned().collect();
     paths.push(args.model.model.clone().into());
-    paths.extend(args.saes.names(&args.model.model)?.into_iter().map(PathBuf::from));
+    paths.extend(saes.iter().map(PathBuf::from));
     if let Some(folder) = &args.resume {
         let (index, of) = (args.shard.index(), args.shard.of());
         paths.extend([folder.join("means.json"), folder.join(format!("shard-{index}-of-{of}"))]);
     }
-    Ok(paths)
+    paths
 }
 
 /// The text, in batches.
