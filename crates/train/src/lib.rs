@@ -19,8 +19,12 @@
 //! Metrics live in `eval`; nothing here defines one a second time.
 
 mod adam;
+/// How an SAE is trained.
+pub mod config;
 mod error;
 mod jumprelu;
+pub mod objective;
+mod params;
 /// Warm-up and decay, as factors of a rate.
 pub mod schedule;
 mod trainer;
@@ -28,4 +32,5 @@ mod trainer;
 pub use adam::{Adam, AdamOptions};
 pub use error::{Result, TrainError};
 pub use jumprelu::{Gradients, Parameters, gradients};
+pub use params::Params;
 pub use trainer::{JumpReluConfig, JumpReluTrainer, StepStats};
