@@ -137,7 +137,7 @@ pub struct TopK {
     pub over: Over,
     /// How the squared error is counted.
     pub reconstruction: ReconstructionLoss,
-    /// Whether latents are chosen by activation times decoder norm, and decode by the unit decoder (SAELens).
+    /// Whether latents are `π_i ‖d_i‖`, chosen and reported so, and decode by unit rows `d_i / ‖d_i‖` (SAELens).
     #[serde(default)]
     pub rescale_by_decoder_norm: bool,
     /// The dead latents' task, to rebuild the error that the others leave.
@@ -175,7 +175,7 @@ pub enum ReconstructionLoss {
 }
 
 /// The auxiliary loss of dead latents: with `e = x − x̂` held fixed and ê the decoding, without `b_dec`, of each row's `k`
-/// strongest dead latents.
+/// strongest dead latents. Nothing where no latent is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Aux {
@@ -191,11 +191,13 @@ pub struct Aux {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AuxForm {
-    /// `Σ ‖e − ê‖² / Σ ‖e‖²` over the batch, its divisor held fixed (arXiv 2406.04093, section A.2).
+    /// `Σ ‖e − ê‖² / Σ ‖e‖²` over the batch, its divisor held fixed, 0 where it is 0 (arXiv 2406.04093, section A.2). ê
+    /// decodes `ReLU(π)`.
     Ratio,
-    /// `min(n_dead / k, 1) · mean_rows ‖e − ê‖²` (SAELens, sparsify).
+    /// `min(n_dead / k, 1) · mean_rows ‖e − ê‖²`, with k as asked for, whatever is dead. ê decodes π itself, below 0 too
+    /// (SAELens).
     Scaled,
-    /// `mean_rows mean_d (e − ê)²` (BatchTopK's own code).
+    /// `mean_rows mean_d (e − ê)²` (BatchTopK's own code). ê decodes `ReLU(π)`.
     Mean,
 }
 
