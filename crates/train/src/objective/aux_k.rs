@@ -27,7 +27,6 @@ pub(super) fn aux_k(
     let k = aux.k.unwrap_or(config.d_in / 2).max(1);
     let alive = at.dead.f_logical_not()?;
     let chosen = strongest(&pre_acts.f_masked_fill(&alive, f64::NEG_INFINITY)?, k.min(at.n_dead))?;
-    let chosen = chosen.f_mul(&at.dead)?;
     let acts = match aux.form {
         AuxForm::Ratio | AuxForm::Mean => pre_acts.f_relu()?,
         AuxForm::Scaled => pre_acts.shallow_clone(),
