@@ -117,7 +117,11 @@ pub fn harvest(
 fn take_up(source: &mut (impl Source + ?Sized), store: &Store, options: &HarvestOptions) -> Result<Manifest> {
     let asked = Manifest::begin(source.sites(), options);
     let found = match Manifest::read(store) {
-        Err(ActivationError::Missing { .. }) => return Ok(asked),
+        Err(ActivationError::Missing { .. }) => {
+            // A storage that can't be written says so before the model runs.
+            asked.write(store)?;
+            return Ok(asked);
+        }
         found => found?,
     };
     found.expect_same(&asked, store.name())?;
