@@ -96,6 +96,11 @@ impl Selection {
         true
     }
 
+    /// How many entries were active so far.
+    pub fn entries(&self) -> usize {
+        self.parts.iter().map(|part| part.values.len()).sum()
+    }
+
     /// Puts the tiles side by side.
     pub fn finish(self) -> Csr {
         let mut indptr = vec![0i64; self.rows + 1];
@@ -342,7 +347,7 @@ pub fn gather_sum(
 }
 
 /// The width of a tile that the kernels take: `[rows, len]`, contiguous float32 on the CPU, without a gradient.
-fn tile_width(tile: &Tensor, rows: usize) -> Option<usize> {
+pub(crate) fn tile_width(tile: &Tensor, rows: usize) -> Option<usize> {
     let &[n, len] = &tile.size()[..] else { return None };
     let plain = tile.device() == Device::Cpu
         && tile.f_kind().is_ok_and(|k| k == Kind::Float)
@@ -352,12 +357,12 @@ fn tile_width(tile: &Tensor, rows: usize) -> Option<usize> {
 }
 
 /// How many rows make one piece of work: several a thread, as many threads as libtorch uses at most.
-fn band(rows: usize) -> usize {
+pub(crate) fn band(rows: usize) -> usize {
     let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
     rows.div_ceil(if threads >= rayon::current_num_threads() { threads * 4 } else { threads }).max(1)
 }
 
-fn scan(row: &[f32], rule: Rule<'_>, found: impl FnMut(u32, f32)) {
+pub(crate) fn scan(row: &[f32], rule: Rule<'_>, found: impl FnMut(u32, f32)) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         #[target_feature(enable = "avx2")]
