@@ -3,7 +3,9 @@
 pub mod load;
 pub mod suite;
 pub mod tiny;
+pub mod training;
 
+pub use activations;
 pub use corpus;
 pub use dashboard;
 pub use eval;

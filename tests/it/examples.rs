@@ -96,3 +96,13 @@ fn own_architecture() {
     assert!(out.contains("unsigned keeps the laws"), "{out}");
     assert!(out.contains("fvu"), "{out}");
 }
+
+#[test]
+fn train_saes() {
+    let out = run("train_saes");
+    assert_eq!(out.matches("step ").count(), 6, "two SAEs at three steps:\n{out}");
+    let fvus: Vec<f64> = out.lines().filter_map(|l| l.split_once("FVU ")?.1.parse().ok()).collect();
+    assert!(fvus[4] < fvus[0] && fvus[5] < fvus[1], "both learn:\n{out}");
+    assert!(out.contains("jumprelu: jumprelu with 512 latents at blocks.3.hook_resid_post"), "{out}");
+    assert!(out.contains("topk: topk with 512 latents at blocks.3.hook_resid_post"), "{out}");
+}

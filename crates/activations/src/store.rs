@@ -77,6 +77,15 @@ impl Store {
         }
     }
 
+    /// Whether S3 storage has an option of this name. An environment's `AWS_*` variables hold others too.
+    #[must_use]
+    pub fn is_s3_option(key: &str) -> bool {
+        #[cfg(feature = "aws")]
+        return key.to_lowercase().parse::<object_store::aws::AmazonS3ConfigKey>().is_ok();
+        #[cfg(not(feature = "aws"))]
+        return key.is_empty();
+    }
+
     /// The same store with uploads in parts of so many bytes; smaller files go in one piece. 32 MiB if not said.
     #[must_use]
     pub fn with_part_bytes(mut self, bytes: usize) -> Self {

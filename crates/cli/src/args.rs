@@ -78,15 +78,20 @@ impl MachineArgs {
     }
 }
 
+/// Loads a model, with a bar for a large one.
+pub(crate) fn load(model: &str, machine: &MachineArgs, dtype: Dtype) -> Result<LoadedModel> {
+    let kind = match dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::Bf16 => Kind::BFloat16,
+    };
+    let options = LoadOptions { device: machine.device()?, kind };
+    Ok(load_model_with_progress(model, &options, || machine.hub(), load_progress())?)
+}
+
 impl ModelArgs {
     /// Loads the model, with a bar for a large one.
     pub(crate) fn load(&self) -> Result<LoadedModel> {
-        let kind = match self.dtype {
-            Dtype::F32 => Kind::Float,
-            Dtype::Bf16 => Kind::BFloat16,
-        };
-        let options = LoadOptions { device: self.machine.device()?, kind };
-        Ok(load_model_with_progress(&self.model, &options, || self.machine.hub(), load_progress())?)
+        load(&self.model, &self.machine, self.dtype)
     }
 
     /// The dtype's name, for provenance.

@@ -36,10 +36,14 @@ enum Command {
     Fetch(commands::fetch::Args),
     /// Writes text, with SAE latents steered or ablated at every step if asked.
     Generate(commands::generate::Args),
+    /// Writes activations as shards, for training.
+    Harvest(commands::harvest::Args),
     /// Says what a model or an SAE is.
     Inspect(commands::inspect::Args),
     /// Lists the released SAEs.
     List(commands::list::Args),
+    /// Trains SAEs, many from one stream, as a configuration says.
+    Train(commands::train::Args),
 }
 
 fn main() -> ExitCode {
@@ -54,8 +58,10 @@ fn main() -> ExitCode {
         Command::EvalMerge(args) => commands::eval::merge(&args),
         Command::Fetch(args) => commands::fetch::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
+        Command::Harvest(args) => commands::harvest::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::List(args) => commands::list::run(&args),
+        Command::Train(args) => commands::train::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

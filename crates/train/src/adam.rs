@@ -61,6 +61,29 @@ impl Adam {
         Ok(())
     }
 
+    /// Its constants.
+    pub fn options(&self) -> AdamOptions {
+        self.options
+    }
+
+    /// The first moment, unless `beta1` is zero, and the second: for a step that is fused with its gradient.
+    pub(crate) fn moments(&self) -> (Option<&Tensor>, &Tensor) {
+        (self.m.as_ref(), &self.v)
+    }
+
+    /// Counts a step that was taken elsewhere.
+    pub(crate) fn count_step(&mut self) {
+        self.steps += 1;
+    }
+
+    /// Forgets both moments of some rows.
+    pub(crate) fn forget(&mut self, rows: &Tensor) -> Result<()> {
+        for moment in self.m.iter_mut().chain([&mut self.v]) {
+            let _ = moment.f_index_fill_(0, rows, 0.0)?;
+        }
+        Ok(())
+    }
+
     /// How many steps were taken, and the moments by name: what a checkpoint holds.
     pub fn state(&self) -> (i64, Vec<(&'static str, &Tensor)>) {
         let m = self.m.iter().map(|m| ("m", m));

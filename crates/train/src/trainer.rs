@@ -1,251 +1,489 @@
 use std::{collections::HashMap, path::Path};
 
-use rand::{SeedableRng as _, rngs::StdRng};
-use rand_distr::{Distribution as _, StandardNormal};
 use sae_core::Sae;
-use tch::{Kind, Tensor};
-use tch_ext::{SafetensorsFile, TensorError, expect_shape, write_safetensors};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+use tch_ext::{SafetensorsFile, TensorError, expect_kind, expect_shape, write_safetensors};
 
-use crate::{Adam, AdamOptions, Gradients, Parameters, Result, TrainError, gradients, schedule};
+use crate::{
+    Adam, AdamOptions, Params, Result, TrainError,
+    config::{Config, GradientPath, Objective, ReconstructionLoss},
+    export, init,
+    objective::{self, Batch, Moment},
+    resample, schedule,
+    sparse::{self, Update},
+    update,
+};
 
-/// The Gemma Scope recipe (section 3), with every constant open.
-#[derive(Debug, Clone, PartialEq)]
-pub struct JumpReluConfig {
-    /// Width of the activations.
-    pub d_in: i64,
-    /// Number of latents.
-    pub d_sae: i64,
-    /// Steps in all.
-    pub steps: usize,
-    /// λ, the price of an active latent, after its warm-up.
-    pub lambda: f64,
-    /// Steps over which λ rises from 0.
-    pub lambda_warmup: usize,
-    /// The learning rate, after its warm-up.
-    pub lr: f64,
-    /// Steps over which the learning rate rises from a tenth.
-    pub lr_warmup: usize,
-    /// Last steps over which the learning rate falls to zero. Gemma Scope has none.
-    pub lr_decay: usize,
-    /// ε of the straight-through kernel.
-    pub bandwidth: f64,
-    /// θ at the start.
-    pub initial_threshold: f64,
+/// How much worse than on the first batch the reconstruction may become before a run counts as diverged.
+const DIVERGED: f64 = 100.0;
+
+/// Trains one SAE on activations that were divided by their scale.
+///
+/// Each step is a function of the parameters, the batch and nothing else: no random numbers but those of the start, and of
+/// resampling, which are drawn from the seed and the step. So a trainer that was [saved](Self::save) and
+/// [restored](Self::restore) goes on as if nothing had been, to the last bit on the same machine's CPU.
+#[derive(Debug)]
+pub struct Trainer {
+    config: Config,
+    total_steps: u64,
+    seed: u64,
+    params: Params,
+    /// In the order of [`Params::named`].
+    adams: Vec<(&'static str, Adam)>,
+    /// Running means of the parameters, in the same order; empty without `optimizer.ema`.
+    ema: Vec<Tensor>,
+    state: State,
+    /// How many tokens had been seen when each latent was last on: `[d_sae]`.
+    last_active: Vec<u64>,
+    counts: Counts,
 }
 
-impl JumpReluConfig {
-    /// Gemma Scope's constants, for activations of unit mean square norm. They are made for 10⁶ steps and more: over a few
-    /// thousand, thresholds that move by a rate of 7e-5 stay where they began.
-    pub fn gemma_scope(d_in: i64, d_sae: i64, steps: usize, lambda: f64) -> Self {
-        Self {
-            d_in,
-            d_sae,
-            steps,
-            lambda,
-            lambda_warmup: 10_000,
-            lr: 7e-5,
-            lr_warmup: 1_000,
-            lr_decay: 0,
-            bandwidth: 0.001,
-            initial_threshold: 0.001,
-        }
-    }
+/// The numbers of a trainer that are no tensors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    step: u64,
+    tokens: u64,
+    /// Mean `‖t − t̄‖²` of the first batch.
+    variance: f64,
+    /// Mean squared error of the first batch.
+    first_error: f64,
+    /// BatchTopK's.
+    threshold: Option<f64>,
+    /// Of the last step.
+    l0: f64,
+}
 
-    fn validate(&self) -> Result<()> {
-        let positive = [
-            ("d_in", self.d_in as f64),
-            ("d_sae", self.d_sae as f64),
-            ("lr", self.lr),
-            ("bandwidth", self.bandwidth),
-            ("initial_threshold", self.initial_threshold),
-        ];
-        match positive.iter().find(|(_, v)| !(v.is_finite() && *v > 0.0)) {
-            Some((name, v)) => Err(TrainError::Config(format!("`{name}` must be positive, but is {v}"))),
-            None if !(self.lambda.is_finite() && self.lambda >= 0.0) => {
-                Err(TrainError::Config(format!("`lambda` must not be negative, but is {}", self.lambda)))
-            }
-            None => Ok(()),
-        }
-    }
+/// How often each latent was on since these counts were last taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Tokens.
+    pub tokens: u64,
+    /// Of them, those on which the latent was on: `[d_sae]`.
+    pub active: Vec<u64>,
 }
 
 /// What a step was like, before it was taken.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StepStats {
-    /// Mean of `‖x − x̂‖²`; with unit mean square norm this is near the FVU.
-    pub mse: f64,
-    /// Mean number of active latents.
+    /// The step, counted from 1.
+    pub step: u64,
+    /// Tokens seen, this step's with them.
+    pub tokens: u64,
+    /// The learning rate.
+    pub lr: f64,
+    /// λ; 0 for objectives without.
+    pub lambda: f64,
+    /// The loss: the sum of its parts.
+    pub loss: f64,
+    /// The loss's terms, weights included.
+    pub parts: Vec<(String, f64)>,
+    /// Mean number of active latents a token.
     pub l0: f64,
-    /// Latents that no row of the last [`WINDOW`](Self::WINDOW) steps activated.
-    pub silent: i64,
+    /// `Σ ‖t − x̂‖² / Σ ‖t − t̄‖²` over the batch, t its targets: the FVU of `eval`, on one batch.
+    pub fvu: f64,
+    /// Latents that were on for none of the last `dead_after` tokens.
+    pub dead: i64,
+    /// The norm of all gradients before they were clipped, where they are.
+    pub grad_norm: Option<f64>,
 }
 
-impl StepStats {
-    /// Steps without an activation after which a latent is called silent.
-    pub const WINDOW: i64 = 200;
+/// What either gradient path says of a step.
+struct Outcome {
+    parts: Vec<(String, f64)>,
+    squared_error: f64,
+    active: Vec<u32>,
+    grad_norm: Option<f64>,
+    smallest_active: Option<f64>,
 }
 
-/// Trains a JumpReLU SAE on normalised activations.
-///
-/// Adam with β = (0, 0.999) and ε = 1e-8; thresholds as their logarithms; decoder rows kept at unit norm, with the part of
-/// their gradient along them taken out before Adam sees it; encoder begun as the decoder's transpose; biases at zero.
-#[derive(Debug)]
-pub struct JumpReluTrainer {
-    config: JumpReluConfig,
-    parameters: Parameters,
-    log_threshold: Tensor,
-    /// In the order of [`NAMES`].
-    adams: [Adam; 5],
-    step: usize,
-    /// The step at which each latent was last active: `[d_sae]`, int64.
-    last_fired: Tensor,
-}
-
-/// The trained tensors, by their names in a checkpoint.
-const NAMES: [&str; 5] = ["W_enc", "b_enc", "W_dec", "b_dec", "log_threshold"];
-
-impl JumpReluTrainer {
-    /// Begins. The same seed gives the same weights everywhere.
+impl Trainer {
+    /// Begins a run of `total_steps`; the same seed gives the same weights everywhere.
     ///
     /// # Errors
-    /// [`TrainError::Config`].
-    pub fn new(config: JumpReluConfig, seed: u64) -> Result<Self> {
+    /// [`TrainError::Config`]; libtorch's, as for a device that is not there.
+    pub fn new(config: Config, total_steps: u64, seed: u64, device: Device) -> Result<Self> {
         config.validate()?;
-        let count = (config.d_in * config.d_sae) as usize;
-        let values: Vec<f32> = StandardNormal.sample_iter(StdRng::seed_from_u64(seed)).take(count).collect();
-        let w_dec = unit_rows(&Tensor::f_from_slice(&values)?.f_reshape([config.d_sae, config.d_in])?)?;
-        let zeros = |n: i64| Tensor::f_zeros([n], (Kind::Float, tch::Device::Cpu));
-        let log_threshold = zeros(config.d_sae)?.f_add_scalar(config.initial_threshold.ln())?;
-        let parameters = Parameters {
-            w_enc: w_dec.f_tr()?.f_contiguous()?,
-            b_enc: zeros(config.d_sae)?,
-            b_dec: zeros(config.d_in)?,
-            threshold: log_threshold.f_exp()?,
-            w_dec,
+        let params = init::params(&config, seed, device)?;
+        let o = &config.optimizer;
+        let options = AdamOptions { beta1: o.beta1, beta2: o.beta2, eps: o.eps, weight_decay: 0.0 };
+        let adams = params.named().into_iter().map(|(name, t)| Ok((name, Adam::new(t, options)?)));
+        let adams = adams.collect::<Result<_>>()?;
+        let ema = match o.ema {
+            Some(_) => params.named().into_iter().map(|(_, t)| t.f_zeros_like()).collect::<Result<_, _>>()?,
+            None => Vec::new(),
         };
-        let options = AdamOptions { beta1: 0.0, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
-        let p = &parameters;
-        let adam = |t: &Tensor| Adam::new(t, options);
-        let adams =
-            [adam(&p.w_enc)?, adam(&p.b_enc)?, adam(&p.w_dec)?, adam(&p.b_dec)?, adam(&log_threshold)?];
-        let last_fired = Tensor::f_zeros([config.d_sae], (Kind::Int64, tch::Device::Cpu))?;
-        Ok(Self { config, parameters, log_threshold, adams, step: 0, last_fired })
+        let d_sae = config.d_sae as usize;
+        let counts = Counts { tokens: 0, active: vec![0; d_sae] };
+        let state = State::default();
+        Ok(Self { total_steps, seed, params, adams, ema, state, last_active: vec![0; d_sae], counts, config })
     }
 
-    /// How many steps have been taken.
-    pub fn steps_taken(&self) -> usize {
-        self.step
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
-    /// One step on a batch of activations, `[B, d_in]`, divided by the scale that makes their mean square norm one.
+    /// The parameters.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// Steps taken.
+    pub fn step_count(&self) -> u64 {
+        self.state.step
+    }
+
+    /// Mean number of active latents a token at the last step; 0 before the first.
+    pub fn last_l0(&self) -> f64 {
+        self.state.l0
+    }
+
+    /// One step on a batch: `x` is `[B, d_in]`, `target` `[B, d_out]`, float32, both divided by their scales; an SAE's target is `x`
+    /// itself and is not given.
     ///
     /// # Errors
-    /// Activations of another width; [`TrainError::Diverged`].
-    pub fn step(&mut self, x: &Tensor) -> Result<StepStats> {
-        let _no_grad = tch::no_grad_guard();
-        let c = &self.config;
-        expect_shape(
-            "activations",
-            x,
-            &[("rows", x.size().first().copied().unwrap_or(0)), ("d_in", c.d_in)],
-        )?;
-        let lambda = c.lambda * schedule::linear_warmup(self.step, c.lambda_warmup);
-        let lr = c.lr
-            * schedule::cosine_warmup(self.step, c.lr_warmup, 0.1)
-            * schedule::linear_decay(self.step, c.steps, c.lr_decay, 0.0);
-        let grads = gradients(&self.parameters, x, lambda, c.bandwidth)?;
-        if !grads.mse.is_finite() {
-            return Err(TrainError::Diverged { step: self.step, loss: grads.mse });
+    /// Activations of another shape or dtype, or that are not finite; a missing target; [`TrainError::Diverged`]. After an error no
+    /// parameter has moved, but where a loss that is finite was too large for a sparse step: that is seen when the step is taken.
+    pub fn step(&mut self, x: &Tensor, target: Option<&Tensor>) -> Result<StepStats> {
+        let batch = self.check(x, target)?;
+        let rows = batch.x.size()[0] as u64;
+        let deviation = deviation(batch.target)?;
+        if !deviation.is_finite() {
+            return Err(TrainError::Activations { step: self.state.step + 1 });
         }
-        self.step += 1;
-        let now = Tensor::f_full_like(&self.last_fired, self.step as i64)?;
-        self.last_fired = now.f_where_self(&grads.fired, &self.last_fired)?;
-        let silent = self.last_fired.f_lt(self.step as i64 - StepStats::WINDOW)?.f_sum(Kind::Int64)?;
-        self.apply(&grads, lr)?;
-        Ok(StepStats { mse: grads.mse, l0: grads.l0, silent: silent.f_int64_value(&[])? })
+        if self.state.step == 0 {
+            if deviation == 0.0 && self.normalizes() {
+                let problem = "the first batch's rows are all the same: `objective.reconstruction = \"normalized\"` divides by their variance";
+                return Err(TrainError::Config(problem.to_owned()));
+            }
+            self.begin(batch.target, deviation / rows as f64)?;
+        }
+        self.resample(batch)?;
+        let at = self.moment()?;
+        let lr = self.config.optimizer.rate(self.state.step, self.total_steps);
+        let outcome = match self.config.gradients {
+            GradientPath::Sparse if sparse::supports(&self.config, &self.params) => {
+                self.sparse_step(batch, &at, lr)?
+            }
+            _ => self.plain_step(batch, &at, lr)?,
+        };
+        self.average()?;
+        Ok(self.account(outcome, rows, deviation, &at, lr))
     }
 
-    fn apply(&mut self, grads: &Gradients, lr: f64) -> Result<()> {
-        let p = &mut self.parameters;
-        let along = grads.w_dec.f_mul(&p.w_dec)?.f_sum_dim_intlist(1, true, Kind::Float)?;
-        let across = grads.w_dec.f_sub(&p.w_dec.f_mul(&along)?)?;
-        let d_log = grads.threshold.f_mul(&p.threshold)?;
-        let [w_enc, b_enc, w_dec, b_dec, log_threshold] = &mut self.adams;
-        w_enc.step(&p.w_enc, &grads.w_enc, lr)?;
-        b_enc.step(&p.b_enc, &grads.b_enc, lr)?;
-        w_dec.step(&p.w_dec, &across, lr)?;
-        b_dec.step(&p.b_dec, &grads.b_dec, lr)?;
-        log_threshold.step(&self.log_threshold, &d_log, lr)?;
-        p.w_dec = unit_rows(&p.w_dec)?;
-        p.threshold = self.log_threshold.f_exp()?;
+    fn check<'b>(&self, x: &'b Tensor, target: Option<&'b Tensor>) -> Result<Batch<'b>> {
+        let rows = x.size().first().copied().unwrap_or(0);
+        expect_kind("the activations", x, &[Kind::Float])?;
+        expect_shape("the activations", x, &[("rows", rows), ("d_in", self.config.d_in)])?;
+        if rows == 0 {
+            return Err(TrainError::Config("a batch must have rows".to_owned()));
+        }
+        let target = match (self.config.is_transcoder(), target) {
+            (false, None) => x,
+            (true, Some(target)) => target,
+            (true, None) => return Err(TrainError::Config("a transcoder's batch needs a target".to_owned())),
+            (false, Some(_)) => {
+                return Err(TrainError::Config("an SAE's target is its input: none is to be given".to_owned()));
+            }
+        };
+        expect_kind("the targets", target, &[Kind::Float])?;
+        expect_shape("the targets", target, &[("rows", rows), ("d_out", self.config.d_out())])?;
+        Ok(Batch { x, target })
+    }
+
+    /// What the first batch decides.
+    fn begin(&mut self, target: &Tensor, variance: f64) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        self.params.b_dec.f_copy_(&init::b_dec(self.config.init.b_dec, target)?)?;
+        self.state.variance = variance;
         Ok(())
     }
 
-    /// The SAE for activations as they come, whose mean square norm is `scale²`, with scale and pre-encoder bias folded in
-    /// (Gemma Scope, appendix B): `b_enc' = C (b_enc − b_dec W_enc)`, `b_dec' = C b_dec`, `θ' = C θ`.
+    fn resample(&mut self, batch: Batch<'_>) -> Result<()> {
+        let Some(resample) = self.config.resample else { return Ok(()) };
+        let step = self.state.step;
+        if step == 0 || step % resample.every != 0 || step > resample.until {
+            return Ok(());
+        }
+        let at = self.moment()?;
+        if resample::resample(&self.config, &self.params, &mut self.adams, batch, &at, (self.seed, step))? {
+            // They begin anew, and are dead again only after as long a silence as any other.
+            for last in self.last_active.iter_mut().filter(|last| is_dead(**last, &self.state, &self.config)) {
+                *last = self.state.tokens;
+            }
+        }
+        Ok(())
+    }
+
+    fn moment(&self) -> Result<Moment> {
+        let (lambda, warmup) = self.config.lambda();
+        let dead: Vec<bool> =
+            self.last_active.iter().map(|last| is_dead(*last, &self.state, &self.config)).collect();
+        let n_dead = dead.iter().filter(|dead| **dead).count() as i64;
+        Ok(Moment {
+            lambda: schedule::warmed(lambda, warmup, self.state.step, self.total_steps),
+            dead: Tensor::f_from_slice(&dead)?.f_to_device(self.params.w_enc.device())?,
+            n_dead,
+            variance: if self.normalizes() { self.state.variance } else { 1.0 },
+        })
+    }
+
+    fn normalizes(&self) -> bool {
+        matches!(&self.config.objective, Objective::Topk(t) if t.reconstruction == ReconstructionLoss::Normalized)
+    }
+
+    fn sparse_step(&mut self, batch: Batch<'_>, at: &Moment, lr: f64) -> Result<Outcome> {
+        let adam = AdamOptions {
+            beta1: self.config.optimizer.beta1,
+            beta2: self.config.optimizer.beta2,
+            eps: self.config.optimizer.eps,
+            weight_decay: 0.0,
+        };
+        let update = Update {
+            lr,
+            adam,
+            step: self.state.step + 1,
+            decoder: self.config.decoder,
+            clip: self.config.optimizer.clip,
+        };
+        let got = sparse::step(&self.config, &mut self.params, &mut self.adams, batch, at, &update)?;
+        let outcome = Outcome {
+            parts: got.parts,
+            squared_error: got.squared_error,
+            active: got.active,
+            grad_norm: got.grad_norm,
+            smallest_active: got.smallest_active,
+        };
+        self.expect_sound(&outcome.parts, outcome.squared_error, batch)?;
+        Ok(outcome)
+    }
+
+    fn plain_step(&mut self, batch: Batch<'_>, at: &Moment, lr: f64) -> Result<Outcome> {
+        let (loss, grads) = objective::gradients(&self.config, &self.params, batch, at)?;
+        let parts = loss.parts.iter().map(|(name, part)| Ok((name.clone(), part.f_double_value(&[])?)));
+        let parts: Vec<(String, f64)> = parts.collect::<Result<_>>()?;
+        let squared_error =
+            batch.target.f_sub(&loss.recon)?.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
+        self.expect_sound(&parts, squared_error, batch)?;
+        let on = loss.features.f_gt(0.0)?;
+        let active = on.f_sum_dim_intlist(0, false, Kind::Int64)?;
+        let smallest = loss.features.f_masked_select(&on)?;
+        let smallest_active = match smallest.numel() {
+            0 => None,
+            _ => Some(smallest.f_min()?.f_double_value(&[])?),
+        };
+        let grad_norm = update::apply(&self.config, &self.params, &mut self.adams, grads, lr)?;
+        let active = Vec::<i64>::try_from(active.f_to_device(Device::Cpu)?)?;
+        let active = active.into_iter().map(|n| n as u32).collect();
+        Ok(Outcome { parts, squared_error, active, grad_norm, smallest_active })
+    }
+
+    /// Refuses a loss that is not finite, and a reconstruction far worse than the first.
+    fn expect_sound(&mut self, parts: &[(String, f64)], squared_error: f64, batch: Batch<'_>) -> Result<()> {
+        let step = self.state.step + 1;
+        if let Some((name, value)) = parts.iter().find(|(_, value)| !value.is_finite()) {
+            let input = batch.x.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
+            if !input {
+                return Err(TrainError::Activations { step });
+            }
+            return Err(TrainError::Diverged { step, cause: format!("the loss's term `{name}` became {value}") });
+        }
+        let error = squared_error / batch.x.size()[0] as f64;
+        if self.state.step == 0 {
+            self.state.first_error = error;
+        }
+        let (first, variance) = (self.state.first_error, self.state.variance);
+        if error > DIVERGED * first.max(variance) {
+            let cause = format!("the mean squared error became {error:.3e}, which on the first batch was {first:.3e}");
+            return Err(TrainError::Diverged { step, cause });
+        }
+        Ok(())
+    }
+
+    /// The running mean of the weights.
+    fn average(&mut self) -> Result<()> {
+        let Some(decay) = self.config.optimizer.ema else { return Ok(()) };
+        let _no_grad = tch::no_grad_guard();
+        for (mean, (_, tensor)) in self.ema.iter_mut().zip(self.params.named()) {
+            let _ = mean.f_mul_scalar_(decay)?.f_add_(&tensor.f_mul_scalar(1.0 - decay)?)?;
+        }
+        Ok(())
+    }
+
+    fn account(&mut self, outcome: Outcome, rows: u64, deviation: f64, at: &Moment, lr: f64) -> StepStats {
+        let s = &mut self.state;
+        s.step += 1;
+        s.tokens += rows;
+        self.counts.tokens += rows;
+        let mut active = 0;
+        for ((last, count), rows) in self.last_active.iter_mut().zip(&mut self.counts.active).zip(&outcome.active) {
+            if *rows > 0 {
+                *last = s.tokens;
+            }
+            *count += u64::from(*rows);
+            active += u64::from(*rows);
+        }
+        if let (Objective::Topk(t), Some(smallest)) = (&self.config.objective, outcome.smallest_active) {
+            if let Some(rate) = t.threshold_lr {
+                s.threshold = Some(s.threshold.map_or(smallest, |there| (1.0 - rate) * there + rate * smallest));
+            }
+        }
+        s.l0 = active as f64 / rows as f64;
+        let dead = self.last_active.iter().filter(|last| is_dead(**last, s, &self.config)).count() as i64;
+        StepStats {
+            step: s.step,
+            tokens: s.tokens,
+            lr,
+            lambda: at.lambda,
+            loss: outcome.parts.iter().map(|(_, part)| part).sum(),
+            parts: outcome.parts,
+            l0: s.l0,
+            fvu: outcome.squared_error / deviation,
+            dead,
+            grad_norm: outcome.grad_norm,
+        }
+    }
+
+    /// How often each latent was on since this was last asked.
+    pub fn take_counts(&mut self) -> Counts {
+        let fresh = Counts { tokens: 0, active: vec![0; self.counts.active.len()] };
+        std::mem::replace(&mut self.counts, fresh)
+    }
+
+    /// The SAE for activations as they come: what it reads has the scale `read`, what it writes the scale `written` (for an SAE the
+    /// same). Scales and pre-encoder bias are folded away (Gemma Scope, appendix B); a decoder of free norm becomes one of unit rows,
+    /// its norms moved into the latents; BatchTopK and Matryoshka become JumpReLU. With `optimizer.ema` its mean is exported.
     ///
     /// # Errors
-    /// A scale that is not positive.
-    pub fn to_sae(&self, scale: f64) -> Result<Sae> {
-        if !(scale.is_finite() && scale > 0.0) {
-            return Err(TrainError::Config(format!("the scale must be positive, but is {scale}")));
-        }
-        let p = &self.parameters;
-        let b_enc = p.b_enc.f_sub(&p.w_enc.f_tr()?.f_mv(&p.b_dec)?)?.f_mul_scalar(scale)?;
-        let scaled = |t: &Tensor| t.f_mul_scalar(scale);
-        let copy = |t: &Tensor| t.f_mul_scalar(1.0);
-        Ok(Sae::jumprelu(copy(&p.w_enc)?, b_enc, copy(&p.w_dec)?, scaled(&p.b_dec)?, scaled(&p.threshold)?)?)
+    /// A scale that is not positive; BatchTopK before its first step.
+    pub fn to_sae(&self, read: f64, written: f64) -> Result<Sae> {
+        let _no_grad = tch::no_grad_guard();
+        let averaged = self.averaged()?;
+        export::sae(&self.config, averaged.as_ref().unwrap_or(&self.params), self.state.threshold, (read, written))
     }
 
-    fn tensors(&self) -> [&Tensor; 5] {
-        let p = &self.parameters;
-        [&p.w_enc, &p.b_enc, &p.w_dec, &p.b_dec, &self.log_threshold]
+    /// The bias-corrected running mean of the weights.
+    fn averaged(&self) -> Result<Option<Params>> {
+        let Some(decay) = self.config.optimizer.ema.filter(|_| self.state.step > 0) else { return Ok(None) };
+        let share = 1.0 - decay.powf(self.state.step as f64);
+        let mut means = self.ema.iter().map(|mean| mean.f_div_scalar(share)).collect::<Result<Vec<_>, _>>()?;
+        let p = &self.params;
+        let last = |there: bool, means: &mut Vec<Tensor>| if there { means.pop() } else { None };
+        let w_skip = last(p.w_skip.is_some(), &mut means);
+        let b_mag = last(p.b_mag.is_some(), &mut means);
+        let r_mag = last(p.r_mag.is_some(), &mut means);
+        let threshold = last(p.threshold.is_some(), &mut means);
+        let Ok([w_enc, b_enc, w_dec, b_dec]) = <[Tensor; 4]>::try_from(means) else { return Ok(None) };
+        Ok(Some(Params { w_enc, b_enc, w_dec, b_dec, threshold, r_mag, b_mag, w_skip }))
     }
 
-    /// Writes all that [`resume`](Self::resume) needs.
+    /// Writes all that [`restore`](Self::restore) needs.
     ///
     /// # Errors
     /// The system's.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut all: Vec<(String, &Tensor)> = vec![("last_fired".to_owned(), &self.last_fired)];
-        for ((name, tensor), adam) in NAMES.iter().zip(self.tensors()).zip(&self.adams) {
-            all.push(((*name).to_owned(), tensor));
-            all.extend(adam.state().1.into_iter().map(|(moment, t)| (format!("{name}#{moment}"), t)));
+        let last: Vec<i64> = self.last_active.iter().map(|n| *n as i64).collect();
+        let counts: Vec<i64> = self.counts.active.iter().map(|n| *n as i64).collect();
+        let (last, counts) = (Tensor::f_from_slice(&last)?, Tensor::f_from_slice(&counts)?);
+        let mut all = vec![("last_active".to_owned(), last), ("counts".to_owned(), counts)];
+        for ((name, tensor), (_, adam)) in self.params.named().into_iter().zip(&self.adams) {
+            all.push((name.to_owned(), tensor.f_to_device(Device::Cpu)?));
+            for (moment, t) in adam.state().1 {
+                all.push((format!("{name}#{moment}"), t.f_to_device(Device::Cpu)?));
+            }
         }
-        let text = HashMap::from([("step".to_owned(), self.step.to_string())]);
-        Ok(write_safetensors(path, all, text)?)
+        for ((name, _), mean) in self.params.named().into_iter().zip(&self.ema) {
+            all.push((format!("{name}#ema"), mean.f_to_device(Device::Cpu)?));
+        }
+        let about = About {
+            config: self.config.clone(),
+            total_steps: self.total_steps,
+            seed: self.seed,
+            state: self.state,
+            counted: self.counts.tokens,
+        };
+        let about = serde_json::to_string(&about).map_err(|e| TrainError::Config(e.to_string()))?;
+        let text = HashMap::from([("trainer".to_owned(), about)]);
+        Ok(write_safetensors(path, all.iter().map(|(name, t)| (name.clone(), t)), text)?)
     }
 
-    /// Goes on from a checkpoint: what follows is to the last bit what would have followed then.
+    /// Takes up what [`save`](Self::save) wrote: what follows is to the last bit what would have followed there.
     ///
     /// # Errors
-    /// The system's; a checkpoint of other shapes.
-    pub fn resume(config: JumpReluConfig, path: &Path) -> Result<Self> {
-        let mut trainer = Self::new(config, 0)?;
+    /// The system's; a checkpoint of another configuration, number of steps, or seed; tensors of other shapes.
+    pub fn restore(&mut self, path: &Path) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
         let mut file = SafetensorsFile::open(path)?;
-        let step = file.text().and_then(|t| t.get("step")?.parse().ok());
-        let missing = || TensorError::Missing { file: path.display().to_string(), name: "step".to_owned() };
-        trainer.step = step.ok_or_else(missing)?;
-        let mut fill = |tensor: &Tensor, name: &str| -> Result<()> {
-            let saved = file.read(name)?;
-            let axes: Vec<_> = tensor.size().iter().map(|n| ("size", *n)).collect();
-            expect_shape(&format!("{}: {name}", path.display()), &saved, &axes)?;
-            Ok(tensor.shallow_clone().f_copy_(&saved)?)
+        let about = file.text().and_then(|text| text.get("trainer")).cloned();
+        let missing =
+            || TensorError::Missing { file: path.display().to_string(), name: "trainer".to_owned() };
+        let about: About = serde_json::from_str(&about.ok_or_else(missing)?)
+            .map_err(|e| TrainError::Checkpoint { path: path.to_owned(), problem: e.to_string() })?;
+        let other = |what: &str| TrainError::Checkpoint {
+            path: path.to_owned(),
+            problem: format!("belongs to a run with another {what}"),
         };
-        for (name, tensor) in NAMES.iter().zip(trainer.tensors()) {
-            fill(tensor, name)?;
+        if about.config != self.config {
+            return Err(other("configuration"));
         }
-        fill(&trainer.last_fired, "last_fired")?;
-        for (name, adam) in NAMES.iter().zip(&mut trainer.adams) {
-            adam.restore(trainer.step as i64, |moment| Ok(file.read(&format!("{name}#{moment}"))?))?;
+        if about.total_steps != self.total_steps {
+            return Err(other(&format!("number of steps ({})", about.total_steps)));
         }
-        trainer.parameters.threshold = trainer.log_threshold.f_exp()?;
-        Ok(trainer)
+        if about.seed != self.seed {
+            return Err(other(&format!("seed ({})", about.seed)));
+        }
+        for (name, tensor) in self.params.named() {
+            fill(&mut file, tensor, name)?;
+        }
+        for ((name, _), mean) in self.params.named().into_iter().zip(&self.ema) {
+            fill(&mut file, mean, &format!("{name}#ema"))?;
+        }
+        for (name, adam) in &mut self.adams {
+            adam.restore(about.state.step as i64, |moment| Ok(file.read(&format!("{name}#{moment}"))?))?;
+        }
+        let d_sae = self.config.d_sae;
+        self.last_active = integers(&mut file, "last_active", d_sae)?;
+        self.counts = Counts { tokens: about.counted, active: integers(&mut file, "counts", d_sae)? };
+        self.state = about.state;
+        Ok(())
     }
 }
 
-/// Each row divided by its norm.
-fn unit_rows(w: &Tensor) -> Result<Tensor> {
-    let norm = w.f_square()?.f_sum_dim_intlist(1, true, Kind::Float)?.f_sqrt()?;
-    Ok(w.f_div(&norm.f_clamp_min(1e-12)?)?)
+/// The text of a checkpoint.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct About {
+    config: Config,
+    total_steps: u64,
+    seed: u64,
+    state: State,
+    counted: u64,
+}
+
+fn is_dead(last_active: u64, state: &State, config: &Config) -> bool {
+    state.tokens - last_active >= config.dead_after
+}
+
+fn fill(file: &mut SafetensorsFile, tensor: &Tensor, name: &str) -> Result<()> {
+    let saved = file.read(name)?;
+    let axes: Vec<_> = tensor.size().iter().map(|n| ("size", *n)).collect();
+    expect_shape(&format!("{}: {name}", file.name()), &saved, &axes)?;
+    Ok(tensor.shallow_clone().f_copy_(&saved)?)
+}
+
+fn integers(file: &mut SafetensorsFile, name: &str, n: i64) -> Result<Vec<u64>> {
+    let saved = file.read_integers(name)?;
+    expect_shape(&format!("{}: {name}", file.name()), &saved, &[("d_sae", n)])?;
+    let saved = Vec::<i64>::try_from(saved)?;
+    Ok(saved.into_iter().map(|n| n as u64).collect())
+}
+
+/// `Σ ‖t − t̄‖²` over the rows of `[B, d]`.
+fn deviation(target: &Tensor) -> Result<f64> {
+    let _no_grad = tch::no_grad_guard();
+    let mean = target.f_mean_dim(0, true, Kind::Float)?;
+    let rows = target.f_sub(&mean)?.f_square_()?.f_sum_dim_intlist(1, false, Kind::Float)?;
+    Ok(rows.f_sum(Kind::Double)?.f_double_value(&[])?)
 }

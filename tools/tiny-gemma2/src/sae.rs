@@ -8,8 +8,8 @@ use hooks::{HookPoint, HookedModelExt as _, LayerIdx, TokenBatch};
 use rand::{SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use sae_core::{as_input, formats::gemma_scope};
 use serde_json::json;
-use tch::{Kind, Tensor};
-use train::{JumpReluConfig, JumpReluTrainer};
+use tch::{Device, Kind, Tensor};
+use train::{Trainer, config::Config, recipe};
 
 use crate::data;
 
@@ -72,22 +72,13 @@ pub(crate) fn train(run: &Path, o: &Options) -> Result<()> {
             .f_double_value(&[])?
             .sqrt()
     };
-    let config = JumpReluConfig {
-        lr: o.lr,
-        lr_warmup: o.steps / 20,
-        lr_decay: o.steps / 4,
-        lambda_warmup: o.steps / 4,
-        bandwidth: o.bandwidth,
-        initial_threshold: o.threshold,
-        ..JumpReluConfig::gemma_scope(model.config().dims.d_model as i64, o.width, o.steps, o.lambda)
-    };
+    let config = config(o, model.config().dims.d_model as i64)?;
     let checkpoint = folder.join("checkpoint.safetensors");
-    let mut trainer = if checkpoint.exists() {
-        JumpReluTrainer::resume(config, &checkpoint)?
-    } else {
-        JumpReluTrainer::new(config, o.seed)?
-    };
-    let start = trainer.steps_taken();
+    let mut trainer = Trainer::new(config, o.steps as u64, o.seed, Device::Cpu)?;
+    if checkpoint.exists() {
+        trainer.restore(&checkpoint)?;
+    }
+    let start = trainer.step_count() as usize;
     println!("scale {scale:.4}, from step {start}");
     let mut log = OpenOptions::new().create(true).append(true).open(folder.join("train.jsonl"))?;
     let clock = Instant::now();
@@ -104,9 +95,9 @@ pub(crate) fn train(run: &Path, o: &Options) -> Result<()> {
             pool = (index, acts.f_div_scalar(scale)?);
         }
         let x = pool.1.f_narrow(0, (step as i64 % per_pool) * o.batch, o.batch)?;
-        let stats = trainer.step(&x)?;
+        let stats = trainer.step(&x, None)?;
         if (step + 1) % 50 == 0 {
-            let line = json!({"step": step + 1, "mse": stats.mse, "l0": stats.l0, "silent": stats.silent,
+            let line = json!({"step": step + 1, "fvu": stats.fvu, "l0": stats.l0, "dead": stats.dead,
                               "s_per_step": clock.elapsed().as_secs_f64() / (step + 1 - start) as f64});
             writeln!(log, "{line}")?;
             if (step + 1) % 250 == 0 {
@@ -116,8 +107,23 @@ pub(crate) fn train(run: &Path, o: &Options) -> Result<()> {
         }
     }
     trainer.save(&checkpoint)?;
-    gemma_scope::save(&trainer.to_sae(scale)?, &folder.join("params.npz"), Kind::Float)?;
+    gemma_scope::save(&trainer.to_sae(scale, scale)?, &folder.join("params.npz"), Kind::Float)?;
     Ok(())
+}
+
+/// Gemma Scope's recipe, with the rates of a short run.
+fn config(o: &Options, d_model: i64) -> Result<Config> {
+    let mut table: toml::Table = "recipe = 'gemma-scope'\ndead_after = 409_600".parse()?;
+    let mut put = |key: &str, value: toml::Value| table.insert(key.to_owned(), value);
+    put("d_in", d_model.into());
+    put("d_sae", o.width.into());
+    put("objective", toml::Value::try_from(json!({
+        "lambda": o.lambda, "lambda_warmup": o.steps / 4, "bandwidth": o.bandwidth, "initial_threshold": o.threshold,
+    }))?);
+    put("optimizer", toml::Value::try_from(json!({
+        "lr": o.lr, "lr_warmup": o.steps / 20, "lr_decay": o.steps / 4,
+    }))?);
+    Ok(recipe::configure(table)?)
 }
 
 /// The training sequences in one fixed order, over and over.

@@ -281,19 +281,27 @@ impl Shown {
         match progress {
             Progress::Means { done, of } => self.at("mean activations", *done, *of),
             Progress::Batches { done, of, .. } => self.at("batches", *done, *of),
-            Progress::Pass(timings) => note(&times(*timings)),
-            Progress::Judged(report) => note(&format!("judged {}", report.id)),
+            Progress::Pass(timings) => self.note(&times(*timings)),
+            Progress::Judged(report) => self.note(&format!("judged {}", report.id)),
         }
     }
 
     fn at(&self, what: &'static str, done: usize, of: usize) {
-        let mut shown = self.bar.borrow_mut();
-        if shown.as_ref().is_none_or(|(name, _)| *name != what) {
-            *shown = Some((what, bar(of as u64, what)));
+        if self.bar.borrow().as_ref().is_none_or(|(name, _)| *name != what) {
+            // Before the next one is drawn: each clears the line that it stands in.
+            self.finish();
+            *self.bar.borrow_mut() = Some((what, bar(done as u64, of as u64, what)));
         }
-        if let Some((_, bar)) = shown.as_ref() {
-            bar.set_length(of as u64);
+        if let Some((_, bar)) = self.bar.borrow().as_ref() {
             bar.set_position(done as u64);
+        }
+    }
+
+    /// A line of its own, above the bar.
+    fn note(&self, text: &str) {
+        match self.bar.borrow().as_ref() {
+            Some((_, bar)) => bar.suspend(|| note(text)),
+            None => note(text),
         }
     }
 

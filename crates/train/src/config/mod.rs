@@ -1,4 +1,7 @@
+//! How an SAE is trained, every constant by name.
+
 mod objective;
+mod validate;
 
 pub use objective::{
     Aux, AuxForm, FrequencyPenalty, Gated, JumpRelu, Objective, Over, PreAct, PreActLatents, PrefixLoss,
@@ -16,6 +19,8 @@ pub struct Config {
     pub d_out: Option<i64>,
     /// Number of latents.
     pub d_sae: i64,
+    /// What activations are divided by, once for the whole site.
+    pub scale: Scale,
     /// Whether a transcoder adds `x W_skipᵀ` to its output.
     #[serde(default)]
     pub skip: bool,
@@ -38,13 +43,27 @@ pub struct Config {
     pub gradients: GradientPath,
 }
 
+/// The one number that a site's activations are divided by; it is folded away when the SAE is exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scale {
+    /// `√(E‖x‖²)`, so that the mean square norm is 1 (Gemma Scope, section 3.1).
+    MeanSquare,
+    /// `E‖x‖ / √d`, so that the mean norm is √d (Anthropic, April 2024; SAELens' `expected_average_only_in`).
+    MeanNorm,
+    /// √d (Gemma Scope's transcoders, appendix C).
+    SqrtWidth,
+    /// 1.
+    None,
+}
+
 /// A number of steps, or a share of the run's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Span {
-    /// Steps.
+    /// Steps: a whole number.
     Steps(u64),
-    /// A share of all steps, 0 to 1.
+    /// A share of all steps, 0 to 1: a number with a point.
     Share(f64),
 }
 

@@ -1,4 +1,4 @@
-//! The objective against SAELens' gradients, and the laws of training.
+//! The objectives against SAELens' steps and formulas in float64, and the laws of training.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,5 +7,12 @@
     reason = "a test that can't go on has failed"
 )]
 
-mod gradients;
+mod formulas;
+mod formulas_reference;
+mod golden;
+mod objectives;
+mod objectives_common;
+mod objectives_straight_through;
+mod planted;
+mod sparse;
 mod trainer;
