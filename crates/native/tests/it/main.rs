@@ -4,4 +4,5 @@
 mod few_rows;
 mod gather_sum;
 mod sparse;
+mod training;
 mod transpose;
