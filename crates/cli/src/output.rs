@@ -1,6 +1,7 @@
 //! What leaves the program: results on stdout, the rest on stderr, files whole or not at all.
 
 use std::{
+    fmt,
     io::{self, IsTerminal as _, Write as _},
     path::Path,
     time::Duration,
@@ -8,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use gemma_scope::{hub::Progress, tensors::write_atomically};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
 
 /// Writes a result to stdout. A reader that has heard enough (`| head`) is no error.
@@ -60,21 +61,33 @@ pub(crate) fn width() -> u16 {
     terminal_size::terminal_size().map_or(100, |(width, _)| width.0)
 }
 
-/// A bar on stderr, which draws nothing where that is no terminal.
-pub(crate) fn bar(length: u64, what: &'static str) -> ProgressBar {
-    let bar = ProgressBar::new(length);
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}") {
-        bar.set_style(style);
+/// A bar on stderr with the time that is left, which draws nothing where that is no terminal. What is done before it begins does not
+/// count in its speed.
+pub(crate) fn bar(done: u64, length: u64, what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden());
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}{left}") {
+        bar.set_style(style.with_key("left", left));
     }
     bar.set_message(what);
+    bar.set_position(done);
+    bar.reset_eta();
+    bar.set_draw_target(ProgressDrawTarget::stderr());
+    bar.tick();
     bar
+}
+
+/// The time that is left, as soon as there is a speed to tell it by.
+fn left(state: &ProgressState, out: &mut dyn fmt::Write) {
+    if state.per_sec() > 0.0 {
+        let _ = write!(out, ", {:#} left", HumanDuration(state.eta()));
+    }
 }
 
 /// Shows downloads on a terminal.
 pub(crate) fn download_progress() -> impl Fn(Progress<'_>) + Send + Sync + 'static {
     let bar = ProgressBar::hidden();
     if io::stderr().is_terminal() {
-        bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+        bar.set_draw_target(ProgressDrawTarget::stderr());
     }
     if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}")
     {
@@ -97,7 +110,7 @@ pub(crate) fn download_progress() -> impl Fn(Progress<'_>) + Send + Sync + 'stat
 pub(crate) fn load_progress() -> impl FnMut(u64, u64) + Send + 'static {
     let bar = ProgressBar::hidden();
     if io::stderr().is_terminal() {
-        bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+        bar.set_draw_target(ProgressDrawTarget::stderr());
     }
     if let Ok(style) =
         ProgressStyle::with_template("loading {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}")

@@ -8,10 +8,14 @@
 )]
 
 mod command;
+mod eval_chat;
+mod eval_cluster;
+mod eval_progress;
 mod faithful;
 mod formats;
 mod generate;
 mod hub;
 mod list;
 mod refuses;
+mod small;
 mod suite;

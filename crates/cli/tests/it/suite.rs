@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::command::{fixture, gemma_scope, refuse, run};
 
 /// The sites of the golden SAEs, all judged together, and the model that they belong to.
-fn suite(tokens: &str) -> Vec<String> {
+pub(crate) fn suite(tokens: &str) -> Vec<String> {
     let saes = ["resid_post/*/*/*", "mlp_out/*/*/*", "attn_z/*/*/*", "transcoder/*/*/*"];
     let mut args = vec!["eval".to_owned(), "--model".to_owned(), fixture("gemma2/mini-2b")];
     args.extend(["--tokens", tokens, "--threads", "1", "--uniformity", "1"].map(str::to_owned));
@@ -38,7 +38,7 @@ fn refuse_suite(tokens: &str, more: &[&str], parts: &[&str]) {
     refuse(&args.iter().map(String::as_str).collect::<Vec<_>>(), parts);
 }
 
-fn path(folder: &TempDir, name: &str) -> String {
+pub(crate) fn path(folder: &TempDir, name: &str) -> String {
     folder.path().join(name).display().to_string()
 }
 
@@ -47,7 +47,7 @@ fn read(path: &str) -> Value {
 }
 
 /// Many sequences, so that a run takes a while.
-fn many_tokens(folder: &TempDir) -> String {
+pub(crate) fn many_tokens(folder: &TempDir) -> String {
     let golden: Value = read(&fixture("eval/tokens.json"));
     let rows: Vec<Vec<i64>> = serde_json::from_value(golden["input_ids"].clone()).unwrap();
     let shifted = |by: usize| {
@@ -120,7 +120,7 @@ fn csv_says_what_json_says() {
 }
 
 /// Kills a run with SIGKILL once its folder says that some batches of a pass are done.
-fn kill_after(tokens: &str, more: &[&str], state: &Path, batches: usize) {
+pub(crate) fn kill_after(tokens: &str, more: &[&str], state: &Path, batches: usize) {
     let mut command = gemma_scope();
     command.args(suite(tokens)).args(more);
     command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
