@@ -14,7 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("activations", &["tch-ext", "hooks"]),
     ("gemma-model", &["tch-ext", "hooks"]),
     ("sae-core", &["native", "tch-ext", "hooks"]),
-    ("eval", &["native", "tch-ext", "hooks", "sae-core"]),
+    ("eval", &["tch-ext", "hooks", "sae-core"]),
     ("train", &["native", "tch-ext", "hooks", "activations", "sae-core", "eval"]),
     ("dashboard", &["tch-ext", "hooks", "sae-core", "eval"]),
     (

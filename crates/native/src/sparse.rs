@@ -357,7 +357,7 @@ pub(crate) fn tile_width(tile: &Tensor, rows: usize) -> Option<usize> {
 }
 
 /// How many rows make one piece of work: several a thread, as many threads as libtorch uses at most.
-pub(crate) fn band(rows: usize) -> usize {
+fn band(rows: usize) -> usize {
     let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
     rows.div_ceil(if threads >= rayon::current_num_threads() { threads * 4 } else { threads }).max(1)
 }
