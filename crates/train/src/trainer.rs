@@ -145,7 +145,7 @@ impl Trainer {
     ///
     /// # Errors
     /// Activations of another shape or dtype, or that are not finite; a missing target; [`TrainError::Diverged`]. After an error no
-    /// parameter has moved, but where a loss that is finite was too large for a sparse step: that is seen when the step is taken.
+    /// parameter has moved.
     pub fn step(&mut self, x: &Tensor, target: Option<&Tensor>) -> Result<StepStats> {
         let batch = self.check(x, target)?;
         let rows = batch.x.size()[0] as u64;
@@ -247,6 +247,7 @@ impl Trainer {
             step: self.state.step + 1,
             decoder: self.config.decoder,
             clip: self.config.optimizer.clip,
+            most_error: self.most_error(batch.x.size()[0]),
         };
         let got = sparse::step(&self.config, &mut self.params, &mut self.adams, batch, at, &update)?;
         let outcome = Outcome {
@@ -256,7 +257,7 @@ impl Trainer {
             grad_norm: got.grad_norm,
             smallest_active: got.smallest_active,
         };
-        self.expect_sound(&outcome.parts, outcome.squared_error, batch)?;
+        self.expect_sound(&outcome.parts, outcome.squared_error, outcome.grad_norm, batch)?;
         Ok(outcome)
     }
 
@@ -266,7 +267,7 @@ impl Trainer {
         let parts: Vec<(String, f64)> = parts.collect::<Result<_>>()?;
         let squared_error =
             batch.target.f_sub(&loss.recon)?.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
-        self.expect_sound(&parts, squared_error, batch)?;
+        self.expect_sound(&parts, squared_error, None, batch)?;
         let on = loss.features.f_gt(0.0)?;
         let active = on.f_sum_dim_intlist(0, false, Kind::Int64)?;
         let smallest = loss.features.f_masked_select(&on)?;
@@ -275,13 +276,20 @@ impl Trainer {
             _ => Some(smallest.f_min()?.f_double_value(&[])?),
         };
         let grad_norm = update::apply(&self.config, &self.params, &mut self.adams, grads, lr)?;
+        self.expect_sound(&parts, squared_error, grad_norm, batch)?;
         let active = Vec::<i64>::try_from(active.f_to_device(Device::Cpu)?)?;
         let active = active.into_iter().map(|n| n as u32).collect();
         Ok(Outcome { parts, squared_error, active, grad_norm, smallest_active })
     }
 
     /// Refuses a loss that is not finite, and a reconstruction far worse than the first.
-    fn expect_sound(&mut self, parts: &[(String, f64)], squared_error: f64, batch: Batch<'_>) -> Result<()> {
+    fn expect_sound(
+        &mut self,
+        parts: &[(String, f64)],
+        squared_error: f64,
+        grad_norm: Option<f64>,
+        batch: Batch<'_>,
+    ) -> Result<()> {
         let step = self.state.step + 1;
         if let Some((name, value)) = parts.iter().find(|(_, value)| !value.is_finite()) {
             let input = batch.x.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
@@ -290,16 +298,27 @@ impl Trainer {
             }
             return Err(TrainError::Diverged { step, cause: format!("the loss's term `{name}` became {value}") });
         }
-        let error = squared_error / batch.x.size()[0] as f64;
-        if self.state.step == 0 {
-            self.state.first_error = error;
+        if let Some(norm) = grad_norm.filter(|norm| !norm.is_finite()) {
+            return Err(TrainError::Diverged { step, cause: format!("the gradients' norm became {norm}") });
         }
-        let (first, variance) = (self.state.first_error, self.state.variance);
-        if error > DIVERGED * first.max(variance) {
+        let rows = batch.x.size()[0];
+        if squared_error > self.most_error(rows) {
+            let (error, first) = (squared_error / rows as f64, self.state.first_error);
             let cause = format!("the mean squared error became {error:.3e}, which on the first batch was {first:.3e}");
             return Err(TrainError::Diverged { step, cause });
         }
+        if self.state.step == 0 {
+            self.state.first_error = squared_error / rows as f64;
+        }
         Ok(())
+    }
+
+    /// The squared error of a batch of so many rows from which on a run counts as diverged.
+    fn most_error(&self, rows: i64) -> f64 {
+        if self.state.step == 0 {
+            return f64::INFINITY;
+        }
+        DIVERGED * self.state.first_error.max(self.state.variance) * rows as f64
     }
 
     /// The running mean of the weights.

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Projects, clips, and lets Adam move every parameter; then the decoder's rows are unit vectors again. Returns the gradients' norm
-/// before clipping, where they are clipped. `grads` are in the order of [`Params::named`], as `adams` are.
+/// before clipping, where they are clipped; if it is not finite, nothing has moved. `grads` are in the order of [`Params::named`], as `adams` are.
 pub(crate) fn apply(
     config: &Config,
     p: &Params,
@@ -24,6 +24,9 @@ pub(crate) fn apply(
         }
     }
     let norm = config.optimizer.clip.map(|_| global_norm(&grads)).transpose()?;
+    if norm.is_some_and(|norm| !norm.is_finite()) {
+        return Ok(norm);
+    }
     if let Some((clip, norm)) = config.optimizer.clip.zip(norm).filter(|(clip, norm)| norm > clip) {
         for (_, grad) in &mut grads {
             *grad = grad.f_mul_scalar(clip / norm)?;

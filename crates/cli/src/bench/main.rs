@@ -8,6 +8,7 @@ mod load;
 mod sae;
 mod suite;
 mod timing;
+mod train;
 mod work;
 
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 use gemma_scope::tensors::{keep_freed_memory, open_device, parse_device, parse_kind};
 
-use crate::{sae::Shape, work::On};
+use crate::{sae::Shape, train::Trained, work::On};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum What {
@@ -36,6 +37,8 @@ enum What {
     Sweep,
     /// `--saes` at each of three sites of every layer of the embedded model, judged on `--tokens` tokens.
     Suite,
+    /// A training step of `--objective`, all in.
+    Train,
     /// Encode, decode and forward of an SAE too wide for memory: 256 rows of 256 numbers, 2^20 latents, unless it is said otherwise.
     Wide,
 }
@@ -63,6 +66,15 @@ struct Flags {
     /// The latents that a TopK SAE keeps.
     #[arg(long, default_value_t = 64)]
     k: i64,
+    /// What `train` trains.
+    #[arg(long, value_enum, default_value_t = Trained::Jumprelu)]
+    objective: Trained,
+    /// The share of latents that `train` counts as dead, for AuxK.
+    #[arg(long, default_value_t = 0.05)]
+    dead: f64,
+    /// The norm to which `train` clips gradients.
+    #[arg(long)]
+    clip: Option<f64>,
     /// SAEs to judge.
     #[arg(long, default_value_t = 5, default_value_if("what", "suite", "6"))]
     saes: usize,
@@ -112,6 +124,7 @@ fn main() -> Result<()> {
         What::Sae => sae::run(&flags.shape(), on),
         What::Sweep => suite::sweep(flags.layers, flags.seq, flags.saes, on),
         What::Suite => suite::suite(flags.saes, flags.tokens, flags.width, on),
+        What::Train => train::run(&flags.shape(), flags.objective, flags.dead, flags.clip, on),
         What::Wide => sae::wide(&flags.shape(), on),
     }
 }

@@ -23,15 +23,15 @@ pub(crate) struct Shape {
     pub(crate) k: i64,
 }
 
-struct Weights {
-    x: Tensor,
-    w_enc: Tensor,
-    w_dec: Tensor,
-    threshold: Tensor,
+pub(crate) struct Weights {
+    pub(crate) x: Tensor,
+    pub(crate) w_enc: Tensor,
+    pub(crate) w_dec: Tensor,
+    pub(crate) threshold: Tensor,
 }
 
 impl Shape {
-    fn weights(&self, on: On) -> Result<Weights> {
+    pub(crate) fn weights(&self, on: On) -> Result<Weights> {
         let at = (Kind::Float, on.device);
         let x = Tensor::f_randn([self.batch, self.d_in], at)?;
         let scale = (self.d_in as f64).sqrt().recip();

@@ -19,3 +19,4 @@ mod list;
 mod refuses;
 mod small;
 mod suite;
+mod train;

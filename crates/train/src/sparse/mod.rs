@@ -69,6 +69,8 @@ pub struct Update {
     pub decoder: Decoder,
     /// The norm, over all parameters together, above which gradients are scaled down to it.
     pub clip: Option<f64>,
+    /// The most that `Σ ‖target − x̂‖²` of a batch may be for the step to be taken.
+    pub most_error: f64,
 }
 
 /// What a step was like before it was taken.
@@ -106,7 +108,8 @@ pub enum Route {
 
 /// One step in place: gradients, projection, clipping, Adam, unit norm. `adams` are by the names of [`Params::named`].
 ///
-/// Where the loss is not finite, nothing is changed; the outcome tells. On the CPU the same numbers give the same step, however
+/// Where the loss or the norm of the gradients is not finite, or the error more than [`Update::most_error`], nothing is changed; the
+/// outcome tells. On the CPU the same numbers give the same step, however
 /// many threads there are.
 ///
 /// # Errors
@@ -210,6 +213,9 @@ fn attempt(
     update: &Update,
 ) -> Result<Option<Outcome>> {
     let _no_grad = tch::no_grad_guard();
+    if !supports(config, p) {
+        return Ok(None);
+    }
     let work = Work::new(config, p, batch, at)?;
     let most = most.map(|share| (share * work.rows as f64 * config.d_sae as f64) as usize);
     let backward = match (&config.objective, route) {
@@ -219,7 +225,8 @@ fn attempt(
         _ => None,
     };
     let Some(mut backward) = backward else { return Ok(None) };
-    if !backward.outcome.loss().is_finite() {
+    let error = backward.outcome.squared_error;
+    if !backward.outcome.loss().is_finite() || error.is_nan() || error > update.most_error {
         return Ok(Some(backward.outcome));
     }
     backward.take(config, p, adams, update)?;
@@ -274,6 +281,9 @@ impl Backward<'_> {
             }
             let norm = sum.sqrt();
             self.outcome.grad_norm = Some(norm);
+            if !norm.is_finite() {
+                return Ok(());
+            }
             scale = if norm > clip { clip / norm } else { 1.0 };
         }
         let moments = |name: &str| {

@@ -1,7 +1,7 @@
 //! A dictionary that is known: rows are sums of a few of its directions, and every architecture, trained by its recipe with
 //! constants for a toy, must find them; and sparsity must answer to its price.
 
-use sae_core::{SaeExt as _, SparseAutoencoder as _};
+use sae_core::SparseAutoencoder as _;
 use tch::{Device, Kind, Tensor};
 use testkit::{normal, uniform};
 use train::{Trainer, recipe};
@@ -83,25 +83,27 @@ fn every_architecture_finds_a_planted_dictionary() {
     let root = (D_IN as f64).sqrt(); // recipes with E‖x‖ = √d
     let cases = [
         ("gemma-scope", format!("{jump}objective.lambda = 0.1"), unit),
-        ("gemma-scope-transcoder", format!("d_out = {D_IN}\n{jump}objective.lambda = 0.1"), unit),
+        ("gemma-scope-transcoder", format!("d_out = {D_IN}\n{jump}objective.lambda = 0.05"), unit),
         (
             "gemma-scope-2",
-            format!("{jump}objective.lambda = 0.05\nobjective.sparsity = {{ quadratic = {{ target_l0 = 2.0 }} }}\nobjective.prefixes = [0.75, 1.0]"),
+            format!("{jump}objective.lambda = 0.1\nobjective.sparsity = {{ quadratic = {{ target_l0 = 2.0 }} }}\nobjective.prefixes = [0.9375, 1.0]"),
             unit,
         ),
-        ("jumprelu-saelens", "objective.lambda = 0.1\nobjective.bandwidth = 0.2\nobjective.initial_threshold = 0.1\nobjective.lambda_warmup = 0.2".to_owned(), unit),
+        ("jumprelu-saelens", "objective.lambda = 1.0\nobjective.lambda_warmup = 0.5".to_owned(), root),
         ("jumprelu-anthropic", "objective.lambda = 0.5".to_owned(), root),
-        ("gated", "objective.lambda = 0.1".to_owned(), unit),
+        ("gated", "objective.lambda = 0.4".to_owned(), unit),
         ("topk", "objective.k = 2\nobjective.aux.k = 4\ndead_after = 2560".to_owned(), unit),
         ("batchtopk", "objective.k = 2\nobjective.aux.k = 4\ndead_after = 2560".to_owned(), root),
         ("matryoshka", "objective.k = 2\nobjective.aux.k = 4\ndead_after = 2560\nobjective.prefixes = [0.75, 1.0]".to_owned(), root),
         ("relu", "objective.lambda = 0.3".to_owned(), root),
         ("relu-resampled", "objective.lambda = 0.3\ndead_after = 25600\nresample.every = 200\nresample.until = 800".to_owned(), root),
     ];
+    let mut found = Vec::new();
     for (name, keys, scale) in cases {
         let got = train(name, &format!("{RATE}{keys}"), 1200, scale);
-        assert!(got.cosine > 0.9, "{name}: mean max cosine {:.3}, L0 {:.2}", got.cosine, got.l0);
+        found.push((got.cosine, format!("{name}: mean max cosine {:.3}, L0 {:.2}", got.cosine, got.l0)));
     }
+    assert!(found.iter().all(|(cosine, _)| *cosine > 0.9), "{found:#?}");
 }
 
 #[test]

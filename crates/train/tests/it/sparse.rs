@@ -122,7 +122,7 @@ impl Case {
     }
 
     fn update(&self, step: u64, adam: AdamOptions, lr: f64, decoder: Decoder, clip: Option<f64>) -> Update {
-        Update { lr, adam, step, decoder, clip }
+        Update { lr, adam, step, decoder, clip, most_error: f64::INFINITY }
     }
 }
 
