@@ -117,9 +117,8 @@ fn a_run_leaves_saes_that_every_command_reads() {
 
     // The exported SAEs: three formats' readers, the same function, the same quality on the run's held-out text.
     for sae in ["saes/jump/saelens", "saes/top/saelens"] {
-        let json = folder.path().join("inspect.json");
-        run(&["inspect", &out.join(sae).display().to_string(), "--json", &json.display().to_string()]);
-        assert!(fs::read_to_string(&json).unwrap().contains("hook_"), "it says what it reads");
+        let said = run(&["inspect", &out.join(sae).display().to_string(), "--json"]).stdout;
+        assert!(said.contains("hook_"), "it says what it reads: {said}");
     }
     let layout = glob::glob(&format!("{}/saes/jump/gemma-scope/resid_post/layer_3/width_256/*/params.npz", out.display()));
     let npz = layout.unwrap().next().expect("a params.npz in its place").unwrap();
