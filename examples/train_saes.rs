@@ -83,7 +83,13 @@ fn main() -> anyhow::Result<()> {
     for trained in &outcome.saes {
         let (_, folder) = &trained.folders[0]; // SAELens' format; JumpReLU is there in Gemma Scope's layout too
         let opened = load_sae(&folder.display().to_string(), None, &OpenOptions::default(), Hub::from_env)?;
-        println!("{}: {} with {} latents at {}", trained.name, opened.sae.architecture(), opened.sae.d_sae(), opened.site);
+        println!(
+            "{}: {} with {} latents at {}",
+            trained.name,
+            opened.sae.architecture(),
+            opened.sae.d_sae(),
+            opened.site
+        );
     }
     Ok(())
 }

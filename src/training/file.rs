@@ -149,14 +149,16 @@ impl File {
         let text = std::fs::read_to_string(path).map_err(|e| problem(e.to_string()))?;
         let mut table: Table = text.parse().map_err(|e: toml::de::Error| problem(placed(&text, &e)))?;
         for (key, value) in set {
-            put(&mut table, key, value_of(value)).map_err(|what| TrainingError::Set { key: key.clone(), what })?;
+            put(&mut table, key, value_of(value))
+                .map_err(|what| TrainingError::Set { key: key.clone(), what })?;
         }
         for (key, values) in sweep {
             let all = match value_of(&format!("[{values}]")) {
                 Value::Array(all) => all,
                 _ => values.split(',').map(|value| value_of(value.trim())).collect(),
             };
-            let Value::Table(there) = table.entry("sweep").or_insert_with(|| Value::Table(Table::new())) else {
+            let Value::Table(there) = table.entry("sweep").or_insert_with(|| Value::Table(Table::new()))
+            else {
                 return Err(problem("`sweep` must be a table".to_owned()));
             };
             there.insert(key.clone(), Value::Array(all));
@@ -171,7 +173,9 @@ impl File {
             return Err("names no SAE: add a table [[sae]]".to_owned());
         }
         match (&self.run.tokens, &self.run.steps) {
-            (None, None) => return Err("says not how long to train: set `run.tokens` or `run.steps`".to_owned()),
+            (None, None) => {
+                return Err("says not how long to train: set `run.tokens` or `run.steps`".to_owned());
+            }
             (Some(_), Some(_)) => return Err("sets both `run.tokens` and `run.steps`".to_owned()),
             _ => {}
         }
@@ -216,8 +220,12 @@ impl File {
         for (i, table) in self.sae.iter().enumerate() {
             let mut variants = vec![(String::new(), table.clone())];
             for (key, values) in &self.sweep {
-                let bad = |what: &str| TrainingError::Set { key: format!("sweep.{key}"), what: what.to_owned() };
-                let values = values.as_array().filter(|v| !v.is_empty()).ok_or_else(|| bad("must be a list of values"))?;
+                let bad =
+                    |what: &str| TrainingError::Set { key: format!("sweep.{key}"), what: what.to_owned() };
+                let values = values
+                    .as_array()
+                    .filter(|v| !v.is_empty())
+                    .ok_or_else(|| bad("must be a list of values"))?;
                 let mut next = Vec::new();
                 for (name, table) in &variants {
                     for value in values {
@@ -289,9 +297,10 @@ fn text_key(table: &mut Table, key: &str) -> Result<Option<String>> {
     match table.remove(key) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(other) => {
-            Err(TrainingError::Set { key: format!("sae.{key}"), what: format!("must be text, but is {other}") })
-        }
+        Some(other) => Err(TrainingError::Set {
+            key: format!("sae.{key}"),
+            what: format!("must be text, but is {other}"),
+        }),
     }
 }
 
@@ -312,7 +321,9 @@ fn put(table: &mut Table, path: &str, value: Value) -> Result<(), String> {
         Value::Table(inner) => put(inner, rest, value),
         Value::Array(all) => {
             let (number, below) = match rest.split_once('.') {
-                Some((first, below)) if first.parse::<usize>().is_ok() => (first.parse::<usize>().ok(), below),
+                Some((first, below)) if first.parse::<usize>().is_ok() => {
+                    (first.parse::<usize>().ok(), below)
+                }
                 _ => (None, rest),
             };
             let count = all.len();

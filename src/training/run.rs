@@ -166,7 +166,11 @@ impl Training<'_> {
         Ok(Scales { sites: sites.into_iter().zip(moments).collect() })
     }
 
-    fn evaluation(&self, saes: &[Resolved], manifest: Option<&activations::Manifest>) -> Result<Option<Evaluation<'_>>> {
+    fn evaluation(
+        &self,
+        saes: &[Resolved],
+        manifest: Option<&activations::Manifest>,
+    ) -> Result<Option<Evaluation<'_>>> {
         let Some(table) = &self.file.eval else { return Ok(None) };
         let model = self.model.ok_or(TrainingError::NoModel)?;
         if let Some(manifest) = manifest {
@@ -222,7 +226,13 @@ fn resolve(wanted: &Wanted, source: &dyn Source) -> Result<Resolved> {
     })
 }
 
-fn member(sae: &Resolved, source: &dyn Source, scales: &Scales, steps: u64, device: Device) -> Result<Member> {
+fn member(
+    sae: &Resolved,
+    source: &dyn Source,
+    scales: &Scales,
+    steps: u64,
+    device: Device,
+) -> Result<Member> {
     let place = |hook: HookPoint| -> Result<(usize, f64)> {
         let missing = || TrainingError::Set {
             key: format!("sae {}: hook", sae.name),

@@ -62,7 +62,9 @@ pub(super) fn check(folder: &Path, settings: &Settings, resume: bool) -> Result<
             }
             Ok(())
         }
-        Some(_) if !resume => Err(problem("holds a run already: go on with --resume, or name a new folder".to_owned())),
+        Some(_) if !resume => {
+            Err(problem("holds a run already: go on with --resume, or name a new folder".to_owned()))
+        }
         Some(there) => {
             let here = serde_json::to_value(settings).map_err(|e| problem(e.to_string()))?;
             match first_difference("", &there, &here) {
@@ -98,10 +100,9 @@ fn first_difference(
     use serde_json::Value::{Array, Null, Object};
     let below = |key: &str| if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") };
     match (there, here) {
-        (Object(a), Object(b)) => a
-            .keys()
-            .chain(b.keys())
-            .find_map(|key| first_difference(&below(key), a.get(key).unwrap_or(&Null), b.get(key).unwrap_or(&Null))),
+        (Object(a), Object(b)) => a.keys().chain(b.keys()).find_map(|key| {
+            first_difference(&below(key), a.get(key).unwrap_or(&Null), b.get(key).unwrap_or(&Null))
+        }),
         (Array(a), Array(b)) if a.len() == b.len() => {
             a.iter().zip(b).enumerate().find_map(|(i, (a, b))| first_difference(&below(&i.to_string()), a, b))
         }

@@ -57,7 +57,12 @@ impl TextSource {
     ///
     /// # Errors
     /// Files that can't be read; sites that the model does not have.
-    pub fn stream<'m>(&self, model: &'m LoadedModel, sites: &[HookPoint], epochs: Option<u64>) -> Result<Live<'m>> {
+    pub fn stream<'m>(
+        &self,
+        model: &'m LoadedModel,
+        sites: &[HookPoint],
+        epochs: Option<u64>,
+    ) -> Result<Live<'m>> {
         let ctx = self.context(model)?;
         // What can't be opened is said before anything is computed.
         drop(corpus::open_all(self.paths.clone(), &self.options)?);

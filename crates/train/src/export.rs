@@ -17,7 +17,12 @@ use crate::{
 /// and the pre-encoder bias goes into `b_enc`. A decoder row of norm n that is not kept at 1 becomes a unit vector, and the latent n
 /// times as large (Anthropic, April 2024; SAELens' `fold_W_dec_norm`); not so for TopK, whose choice would change, unless it chooses
 /// by latents times norms already.
-pub(crate) fn sae(config: &Config, p: &Params, batch_threshold: Option<f64>, (read, written): (f64, f64)) -> Result<Sae> {
+pub(crate) fn sae(
+    config: &Config,
+    p: &Params,
+    batch_threshold: Option<f64>,
+    (read, written): (f64, f64),
+) -> Result<Sae> {
     for scale in [read, written] {
         if !(scale.is_finite() && scale > 0.0) {
             return Err(TrainError::Config(format!("a scale must be positive, but is {scale}")));
@@ -54,7 +59,9 @@ pub(crate) fn sae(config: &Config, p: &Params, batch_threshold: Option<f64>, (re
         }
         Objective::Topk(t) if t.over == Over::Batch => {
             let Some(threshold) = batch_threshold else {
-                return Err(TrainError::Config("BatchTopK has no threshold before a latent was on".to_owned()));
+                return Err(TrainError::Config(
+                    "BatchTopK has no threshold before a latent was on".to_owned(),
+                ));
             };
             Activation::JumpRelu { threshold: p.b_enc.f_full_like(read * threshold)? }
         }

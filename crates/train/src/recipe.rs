@@ -54,7 +54,8 @@ fn find(name: &str) -> Result<Table> {
         let names = names.join(", ");
         return Err(TrainError::Config(format!("there is no recipe `{name}`; there are {names}")));
     };
-    text.parse().map_err(|e: toml::de::Error| TrainError::Config(format!("recipe {name}: {}", one_line(e.message()))))
+    text.parse()
+        .map_err(|e: toml::de::Error| TrainError::Config(format!("recipe {name}: {}", one_line(e.message()))))
 }
 
 /// Puts `own` over `table`.

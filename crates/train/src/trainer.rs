@@ -185,7 +185,9 @@ impl Trainer {
             (true, Some(target)) => target,
             (true, None) => return Err(TrainError::Config("a transcoder's batch needs a target".to_owned())),
             (false, Some(_)) => {
-                return Err(TrainError::Config("an SAE's target is its input: none is to be given".to_owned()));
+                return Err(TrainError::Config(
+                    "an SAE's target is its input: none is to be given".to_owned(),
+                ));
             }
         };
         expect_kind("the targets", target, &[Kind::Float])?;
@@ -210,7 +212,8 @@ impl Trainer {
         let at = self.moment()?;
         if resample::resample(&self.config, &self.params, &mut self.adams, batch, &at, (self.seed, step))? {
             // They begin anew, and are dead again only after as long a silence as any other.
-            for last in self.last_active.iter_mut().filter(|last| is_dead(**last, &self.state, &self.config)) {
+            for last in self.last_active.iter_mut().filter(|last| is_dead(**last, &self.state, &self.config))
+            {
                 *last = self.state.tokens;
             }
         }
@@ -296,7 +299,10 @@ impl Trainer {
             if !input {
                 return Err(TrainError::Activations { step });
             }
-            return Err(TrainError::Diverged { step, cause: format!("the loss's term `{name}` became {value}") });
+            return Err(TrainError::Diverged {
+                step,
+                cause: format!("the loss's term `{name}` became {value}"),
+            });
         }
         if let Some(norm) = grad_norm.filter(|norm| !norm.is_finite()) {
             return Err(TrainError::Diverged { step, cause: format!("the gradients' norm became {norm}") });
@@ -304,7 +310,9 @@ impl Trainer {
         let rows = batch.x.size()[0];
         if squared_error > self.most_error(rows) {
             let (error, first) = (squared_error / rows as f64, self.state.first_error);
-            let cause = format!("the mean squared error became {error:.3e}, which on the first batch was {first:.3e}");
+            let cause = format!(
+                "the mean squared error became {error:.3e}, which on the first batch was {first:.3e}"
+            );
             return Err(TrainError::Diverged { step, cause });
         }
         if self.state.step == 0 {
@@ -337,7 +345,9 @@ impl Trainer {
         s.tokens += rows;
         self.counts.tokens += rows;
         let mut active = 0;
-        for ((last, count), rows) in self.last_active.iter_mut().zip(&mut self.counts.active).zip(&outcome.active) {
+        for ((last, count), rows) in
+            self.last_active.iter_mut().zip(&mut self.counts.active).zip(&outcome.active)
+        {
             if *rows > 0 {
                 *last = s.tokens;
             }
@@ -346,7 +356,8 @@ impl Trainer {
         }
         if let (Objective::Topk(t), Some(smallest)) = (&self.config.objective, outcome.smallest_active) {
             if let Some(rate) = t.threshold_lr {
-                s.threshold = Some(s.threshold.map_or(smallest, |there| (1.0 - rate) * there + rate * smallest));
+                s.threshold =
+                    Some(s.threshold.map_or(smallest, |there| (1.0 - rate) * there + rate * smallest));
             }
         }
         s.l0 = active as f64 / rows as f64;
@@ -380,14 +391,20 @@ impl Trainer {
     pub fn to_sae(&self, read: f64, written: f64) -> Result<Sae> {
         let _no_grad = tch::no_grad_guard();
         let averaged = self.averaged()?;
-        export::sae(&self.config, averaged.as_ref().unwrap_or(&self.params), self.state.threshold, (read, written))
+        export::sae(
+            &self.config,
+            averaged.as_ref().unwrap_or(&self.params),
+            self.state.threshold,
+            (read, written),
+        )
     }
 
     /// The bias-corrected running mean of the weights.
     fn averaged(&self) -> Result<Option<Params>> {
         let Some(decay) = self.config.optimizer.ema.filter(|_| self.state.step > 0) else { return Ok(None) };
         let share = 1.0 - decay.powf(self.state.step as f64);
-        let mut means = self.ema.iter().map(|mean| mean.f_div_scalar(share)).collect::<Result<Vec<_>, _>>()?;
+        let mut means =
+            self.ema.iter().map(|mean| mean.f_div_scalar(share)).collect::<Result<Vec<_>, _>>()?;
         let p = &self.params;
         let last = |there: bool, means: &mut Vec<Tensor>| if there { means.pop() } else { None };
         let w_skip = last(p.w_skip.is_some(), &mut means);

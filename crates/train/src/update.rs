@@ -38,8 +38,7 @@ pub(crate) fn apply(
     if config.decoder.unit_norm {
         p.w_dec.f_detach()?.f_copy_(&unit_rows(&p.w_dec)?)?;
     }
-    keep_thresholds(config, p)
-        .map(|()| norm)
+    keep_thresholds(config, p).map(|()| norm)
 }
 
 /// Thresholds that are trained directly don't fall below 0.

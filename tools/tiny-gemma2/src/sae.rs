@@ -117,12 +117,18 @@ fn config(o: &Options, d_model: i64) -> Result<Config> {
     let mut put = |key: &str, value: toml::Value| table.insert(key.to_owned(), value);
     put("d_in", d_model.into());
     put("d_sae", o.width.into());
-    put("objective", toml::Value::try_from(json!({
-        "lambda": o.lambda, "lambda_warmup": o.steps / 4, "bandwidth": o.bandwidth, "initial_threshold": o.threshold,
-    }))?);
-    put("optimizer", toml::Value::try_from(json!({
-        "lr": o.lr, "lr_warmup": o.steps / 20, "lr_decay": o.steps / 4,
-    }))?);
+    put(
+        "objective",
+        toml::Value::try_from(json!({
+            "lambda": o.lambda, "lambda_warmup": o.steps / 4, "bandwidth": o.bandwidth, "initial_threshold": o.threshold,
+        }))?,
+    );
+    put(
+        "optimizer",
+        toml::Value::try_from(json!({
+            "lr": o.lr, "lr_warmup": o.steps / 20, "lr_decay": o.steps / 4,
+        }))?,
+    );
     Ok(recipe::configure(table)?)
 }
 

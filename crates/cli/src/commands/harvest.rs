@@ -122,7 +122,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// The options of S3-compatible storage, as the environment's AWS_* variables say them.
 pub(crate) fn storage() -> Vec<(String, String)> {
-    let text = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+    let text = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
     let ours = text.filter(|(key, _)| key.starts_with("AWS_") && Store::is_s3_option(key));
     ours.map(|(key, value)| (key.to_lowercase(), value)).collect()
 }

@@ -157,7 +157,10 @@ impl Watch for Shown {
         let bar = self.bar.get_or_insert_with(|| bar(progress.step, progress.of, "steps"));
         bar.set_position(progress.step);
         if let [only] = progress.stats {
-            bar.set_message(format!("loss {:.4} L0 {:.1} FVU {:.3} dead {}", only.loss, only.l0, only.fvu, only.dead));
+            bar.set_message(format!(
+                "loss {:.4} L0 {:.1} FVU {:.3} dead {}",
+                only.loss, only.l0, only.fvu, only.dead
+            ));
         } else {
             let worst = progress.stats.iter().map(|s| s.fvu).fold(0.0, f64::max);
             bar.set_message(format!("{} SAEs, FVU up to {worst:.3}", progress.stats.len()));

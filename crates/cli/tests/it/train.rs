@@ -15,7 +15,8 @@ use crate::command::{expect_refusal, finish, gemma_scope, refuse, run};
 
 /// Two paragraphs and more of plain text, different in every line.
 fn text(path: &Path, from: usize) {
-    let words = ["river", "stone", "the", "captain", "of", "seven", "letters", "and", "a", "window", "was", "open"];
+    let words =
+        ["river", "stone", "the", "captain", "of", "seven", "letters", "and", "a", "window", "was", "open"];
     let line = |i: usize| {
         let word = |j: usize| words[(i * 7 + j * j * 3 + i * j) % words.len()];
         (0..40).map(word).collect::<Vec<_>>().join(" ")
@@ -102,7 +103,9 @@ fn a_run_leaves_saes_that_every_command_reads() {
     let steps: Vec<u64> = of("jump").iter().map(|line| line["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [4, 8, 12, 16, 20, 24]);
     for line in &lines {
-        for key in ["loss", "l0", "fvu", "dead", "lr", "lambda", "tokens_per_second", "seconds_left", "wait_share"] {
+        for key in
+            ["loss", "l0", "fvu", "dead", "lr", "lambda", "tokens_per_second", "seconds_left", "wait_share"]
+        {
             assert!(line[key].is_number(), "{key} in {line}");
         }
         let parts = line.as_object().unwrap().iter().filter(|(key, _)| key.starts_with("loss/"));
@@ -120,7 +123,10 @@ fn a_run_leaves_saes_that_every_command_reads() {
         let said = run(&["inspect", &out.join(sae).display().to_string(), "--json"]).stdout;
         assert!(said.contains("hook_"), "it says what it reads: {said}");
     }
-    let layout = glob::glob(&format!("{}/saes/jump/gemma-scope/resid_post/layer_3/width_256/*/params.npz", out.display()));
+    let layout = glob::glob(&format!(
+        "{}/saes/jump/gemma-scope/resid_post/layer_3/width_256/*/params.npz",
+        out.display()
+    ));
     let npz = layout.unwrap().next().expect("a params.npz in its place").unwrap();
     let heldout = folder.path().join("heldout.txt").display().to_string();
     let report = folder.path().join("report.json").display().to_string();
@@ -143,7 +149,8 @@ fn killed_again_and_again_it_ends_with_the_same_weights() {
     let whole = folder.path().join("whole");
     succeed(train(&config, &whole, &[]));
     let out = folder.path().join("killed");
-    let checkpoints = || out.join("checkpoints").read_dir().into_iter().flatten().flatten().map(|e| e.path()).max();
+    let checkpoints =
+        || out.join("checkpoints").read_dir().into_iter().flatten().flatten().map(|e| e.path()).max();
     let mut killed_at = Vec::new();
     // At once, then some time after each new checkpoint: in a step, an evaluation, the next checkpoint.
     for milliseconds in [40, 0, 7, 60, 200] {
@@ -162,11 +169,16 @@ fn killed_again_and_again_it_ends_with_the_same_weights() {
         child.wait().unwrap();
     }
     let halfway = |at: &Option<PathBuf>| at.as_ref().is_some_and(|at| !at.ends_with("step-000000000024"));
-    assert!(killed_at.iter().any(halfway), "no run was killed between its first checkpoint and its last: {killed_at:?}");
-    let last = if out.join("settings.json").exists() { resume(&config, &out) } else { train(&config, &out, &[]) };
+    assert!(
+        killed_at.iter().any(halfway),
+        "no run was killed between its first checkpoint and its last: {killed_at:?}"
+    );
+    let last =
+        if out.join("settings.json").exists() { resume(&config, &out) } else { train(&config, &out, &[]) };
     succeed(last);
     assert_eq!(exported(&whole), exported(&out));
-    let steps = |out: &Path| metrics(out).iter().map(|l| (l["step"].clone(), l["loss"].clone())).collect::<Vec<_>>();
+    let steps =
+        |out: &Path| metrics(out).iter().map(|l| (l["step"].clone(), l["loss"].clone())).collect::<Vec<_>>();
     assert_eq!(steps(&whole), steps(&out), "each logged step once, with the same loss");
 }
 
@@ -176,7 +188,19 @@ fn harvested_activations_train_as_live_ones() {
     let corpus = folder.path().join("corpus.txt").display().to_string();
     let acts = folder.path().join("acts").display().to_string();
     let hooks = "blocks.3.hook_resid_post,blocks.2.hook_mlp_out";
-    let harvest = ["harvest", "--text-file", &corpus, "--hooks", hooks, "--out", &acts, "--ctx", "64", "--threads", "1"];
+    let harvest = [
+        "harvest",
+        "--text-file",
+        &corpus,
+        "--hooks",
+        hooks,
+        "--out",
+        &acts,
+        "--ctx",
+        "64",
+        "--threads",
+        "1",
+    ];
     run(&[&harvest[..], &["--shard-rows", "500"]].concat());
     refuse(&harvest, &["--out", "--resume"]);
     let more = ["--set", "sae.scale=none", "--set", "run.steps=8"];
@@ -201,7 +225,8 @@ fn harvested_activations_train_as_live_ones() {
 fn a_sweep_trains_every_combination_from_one_stream() {
     let (folder, config) = prepare();
     let out = folder.path().join("run");
-    let more = ["--set", "run.steps=3", "--set", "sae.1.d_sae=64", "--sweep", "seed=1,2", "--sweep", "d_sae=32,48"];
+    let more =
+        ["--set", "run.steps=3", "--set", "sae.1.d_sae=64", "--sweep", "seed=1,2", "--sweep", "d_sae=32,48"];
     let said = succeed(train(&config, &out, &more));
     for sae in ["jump", "top"] {
         for suffix in ["d_sae=32-seed=1", "d_sae=32-seed=2", "d_sae=48-seed=1", "d_sae=48-seed=2"] {
@@ -210,7 +235,8 @@ fn a_sweep_trains_every_combination_from_one_stream() {
         }
     }
     let files = exported(&out);
-    let weights: Vec<_> = files.iter().filter(|(p, _)| p.ends_with("sae_weights.safetensors")).map(|(_, b)| b).collect();
+    let weights: Vec<_> =
+        files.iter().filter(|(p, _)| p.ends_with("sae_weights.safetensors")).map(|(_, b)| b).collect();
     assert_eq!(weights.len(), 8);
     assert!((1..8).all(|i| !weights[..i].contains(&weights[i])), "no two are the same");
 }
@@ -250,7 +276,11 @@ fn what_can_not_be_is_refused_and_loses_nothing() {
     let few = ["--set", "data.epochs=1", "--set", "run.steps=100000"];
     let run = finish(train(&config, &out, &few));
     assert_eq!(run.code, 1, "{}", run.stderr);
-    assert!(run.stderr.contains("the data ended at step ") && run.stderr.contains(" of 100000"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("the data ended at step ") && run.stderr.contains(" of 100000"),
+        "{}",
+        run.stderr
+    );
     assert!(out.join("saes/top/saelens/cfg.json").is_file() && out.join("checkpoints").is_dir());
     // The folder is taken, by a run with other settings.
     expect_refusal(&finish(train(&config, &out, &[])), &["--resume"]);

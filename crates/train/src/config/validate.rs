@@ -44,7 +44,10 @@ impl Config {
                 return bad("resample.every", "must be at least 1");
             }
             if !matches!(self.objective, Objective::Relu(_) | Objective::Gated(_)) {
-                return bad("resample", "is for ReLU and Gated objectives: the others have other means against dead latents");
+                return bad(
+                    "resample",
+                    "is for ReLU and Gated objectives: the others have other means against dead latents",
+                );
             }
         }
         self.validate_objective()
@@ -68,7 +71,10 @@ impl Config {
             return bad("skip", "is for transcoders: an SAE with a skip connection has nothing to learn");
         }
         if self.pre_encoder_bias && self.is_transcoder() {
-            return bad("pre_encoder_bias", "must be false for a transcoder: its `b_dec` belongs to another site");
+            return bad(
+                "pre_encoder_bias",
+                "must be false for a transcoder: its `b_dec` belongs to another site",
+            );
         }
         if self.dead_after == 0 {
             return bad("dead_after", "must be at least 1 token");
@@ -120,16 +126,28 @@ impl Config {
                 }
                 match (t.over, t.threshold_lr) {
                     (Over::Row, _) if t.k.fract() != 0.0 => {
-                        return bad("objective.k", &format!("must be whole for `over = \"row\"`, but is {}", t.k));
+                        return bad(
+                            "objective.k",
+                            &format!("must be whole for `over = \"row\"`, but is {}", t.k),
+                        );
                     }
                     (Over::Row, Some(_)) => {
-                        return bad("objective.threshold_lr", "is for `over = \"batch\"`: k latents of a row need no threshold");
+                        return bad(
+                            "objective.threshold_lr",
+                            "is for `over = \"batch\"`: k latents of a row need no threshold",
+                        );
                     }
                     (Over::Batch, None) => {
-                        return bad("objective.threshold_lr", "is missing: `over = \"batch\"` needs it for its inference threshold");
+                        return bad(
+                            "objective.threshold_lr",
+                            "is missing: `over = \"batch\"` needs it for its inference threshold",
+                        );
                     }
                     (Over::Batch, Some(lr)) if !(lr > 0.0 && lr <= 1.0) => {
-                        return bad("objective.threshold_lr", &format!("must lie in 0..=1 and not be 0, but is {lr}"));
+                        return bad(
+                            "objective.threshold_lr",
+                            &format!("must lie in 0..=1 and not be 0, but is {lr}"),
+                        );
                     }
                     _ => {}
                 }
@@ -150,7 +168,10 @@ impl Config {
             return bad("objective.prefixes", &format!("must rise, but are {prefixes:?}"));
         }
         if *last != self.d_sae {
-            return bad("objective.prefixes", &format!("must end with d_sae = {}, but end with {last}", self.d_sae));
+            return bad(
+                "objective.prefixes",
+                &format!("must end with d_sae = {}, but end with {last}", self.d_sae),
+            );
         }
         Ok(())
     }
@@ -211,7 +232,11 @@ fn bad<T>(key: &str, problem: &str) -> Result<T> {
 }
 
 fn positive(key: &str, value: f64) -> Result<()> {
-    if value.is_finite() && value > 0.0 { Ok(()) } else { bad(key, &format!("must be positive, but is {value}")) }
+    if value.is_finite() && value > 0.0 {
+        Ok(())
+    } else {
+        bad(key, &format!("must be positive, but is {value}"))
+    }
 }
 
 fn not_negative(key: &str, value: f64) -> Result<()> {

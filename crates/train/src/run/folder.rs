@@ -94,13 +94,20 @@ impl Checkpoints {
         }
         let names: Vec<&str> = members.iter().map(|m| m.name.as_str()).collect();
         if about.saes != names {
-            return Err(problem(format!("is of the SAEs {}, and not {}", about.saes.join(", "), names.join(", "))));
+            return Err(problem(format!(
+                "is of the SAEs {}, and not {}",
+                about.saes.join(", "),
+                names.join(", ")
+            )));
         }
         for member in members {
             let path = last.join(format!("{}.safetensors", member.name));
             member.trainer.restore(&path)?;
             if member.trainer.step_count() != about.step {
-                return Err(TrainError::Checkpoint { path, problem: format!("is not of step {}", about.step) });
+                return Err(TrainError::Checkpoint {
+                    path,
+                    problem: format!("is not of step {}", about.step),
+                });
             }
         }
         Ok((about.step, about.stream))

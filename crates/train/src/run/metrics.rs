@@ -72,9 +72,8 @@ impl Frequencies {
     pub(super) fn new(counts: &Counts) -> Self {
         let n = counts.active.len().max(1) as f64;
         let of = |on: u64| on as f64 / counts.tokens.max(1) as f64;
-        let share = |keep: &dyn Fn(f64) -> bool| {
-            counts.active.iter().filter(|on| keep(of(**on))).count() as f64 / n
-        };
+        let share =
+            |keep: &dyn Fn(f64) -> bool| counts.active.iter().filter(|on| keep(of(**on))).count() as f64 / n;
         let mut histogram = [0; 13];
         for on in counts.active.iter().filter(|on| **on > 0) {
             let bin = 13.0 + (2.0 * of(*on).log10()).floor();

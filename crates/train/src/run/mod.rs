@@ -171,8 +171,15 @@ impl<S: Source> Run<S> {
     /// have another width; a checkpoint of another run; the system's.
     pub fn new(folder: &Path, members: Vec<Member>, mixer: Mixer<S>, options: RunOptions) -> Result<Self> {
         Self::check(&members, mixer.sites(), &options)?;
-        let mut run =
-            Self { members, mixer, options, step: 0, folder: folder.to_owned(), times: Times::default(), failed: false };
+        let mut run = Self {
+            members,
+            mixer,
+            options,
+            step: 0,
+            folder: folder.to_owned(),
+            times: Times::default(),
+            failed: false,
+        };
         if let Some((step, stream)) = Checkpoints::new(folder).restore(&mut run.members)? {
             run.mixer.restore(&stream)?;
             run.step = step;
@@ -211,7 +218,9 @@ impl<S: Source> Run<S> {
     /// The stream's; [`TrainError::In`] with what went wrong with an SAE. The last checkpoint stays.
     pub fn go(&mut self, watch: &mut impl Watch) -> Result<End> {
         if self.failed {
-            return Err(TrainError::Config("a step of this run failed: begin it again from its checkpoint".to_owned()));
+            return Err(TrainError::Config(
+                "a step of this run failed: begin it again from its checkpoint".to_owned(),
+            ));
         }
         let mut metrics = Metrics::open(&self.folder.join("metrics.jsonl"), self.step)?;
         let names: Vec<&str> = self.members.iter().map(|m| m.name.as_str()).collect();
@@ -329,13 +338,17 @@ fn check_members(members: &[Member], sites: &[Site]) -> Result<()> {
                 Some(there) if there.width == width => {}
                 Some(there) => {
                     let (hook, there) = (there.hook, there.width);
-                    return Err(TrainError::Config(format!("{name}: `{key}` is {width}, but {hook} has {there} numbers")));
+                    return Err(TrainError::Config(format!(
+                        "{name}: `{key}` is {width}, but {hook} has {there} numbers"
+                    )));
                 }
                 None => return Err(TrainError::Config(format!("{name}: the stream has no site {site}"))),
             }
         }
         if config.is_transcoder() != member.written.is_some() {
-            return Err(TrainError::Config(format!("{name}: a transcoder, and only it, has a site that it writes")));
+            return Err(TrainError::Config(format!(
+                "{name}: a transcoder, and only it, has a site that it writes"
+            )));
         }
     }
     Ok(())

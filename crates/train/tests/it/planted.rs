@@ -86,7 +86,9 @@ fn every_architecture_finds_a_planted_dictionary() {
         ("gemma-scope-transcoder", format!("d_out = {D_IN}\n{jump}objective.lambda = 0.05"), unit),
         (
             "gemma-scope-2",
-            format!("{jump}objective.lambda = 0.1\nobjective.sparsity = {{ quadratic = {{ target_l0 = 2.0 }} }}\nobjective.prefixes = [0.9375, 1.0]"),
+            format!(
+                "{jump}objective.lambda = 0.1\nobjective.sparsity = {{ quadratic = {{ target_l0 = 2.0 }} }}\nobjective.prefixes = [0.9375, 1.0]"
+            ),
             unit,
         ),
         ("jumprelu-saelens", "objective.lambda = 1.0\nobjective.lambda_warmup = 0.5".to_owned(), root),
@@ -94,9 +96,19 @@ fn every_architecture_finds_a_planted_dictionary() {
         ("gated", "objective.lambda = 0.4".to_owned(), unit),
         ("topk", "objective.k = 2\nobjective.aux.k = 4\ndead_after = 2560".to_owned(), unit),
         ("batchtopk", "objective.k = 2\nobjective.aux.k = 4\ndead_after = 2560".to_owned(), root),
-        ("matryoshka", "objective.k = 2\nobjective.aux.k = 4\ndead_after = 2560\nobjective.prefixes = [0.75, 1.0]".to_owned(), root),
+        (
+            "matryoshka",
+            "objective.k = 2\nobjective.aux.k = 4\ndead_after = 2560\nobjective.prefixes = [0.75, 1.0]"
+                .to_owned(),
+            root,
+        ),
         ("relu", "objective.lambda = 0.3".to_owned(), root),
-        ("relu-resampled", "objective.lambda = 0.3\ndead_after = 25600\nresample.every = 200\nresample.until = 800".to_owned(), root),
+        (
+            "relu-resampled",
+            "objective.lambda = 0.3\ndead_after = 25600\nresample.every = 200\nresample.until = 800"
+                .to_owned(),
+            root,
+        ),
     ];
     let mut found = Vec::new();
     for (name, keys, scale) in cases {

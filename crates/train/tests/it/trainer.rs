@@ -17,7 +17,9 @@ const STEPS: u64 = 12;
 /// Every recipe at a size for tests, with rates that move something in a few steps.
 fn recipes() -> Vec<(&'static str, Config)> {
     // Resampling in the middle of what is resumed.
-    let more = |name: &str| if name == "relu-resampled" { "resample = { every = 4, until = 8 }\ndead_after = 64" } else { "" };
+    let more = |name: &str| {
+        if name == "relu-resampled" { "resample = { every = 4, until = 8 }\ndead_after = 64" } else { "" }
+    };
     recipe::all().map(|(name, _)| (name, small(name, more(name)))).collect()
 }
 
@@ -76,7 +78,8 @@ fn resumed_is_uninterrupted_for_every_recipe_and_path() {
             second.restore(&path).unwrap();
             for step in 7..STEPS {
                 let (x, target) = batch(&config, step);
-                let (a, b) = (whole.step(&x, target.as_ref()).unwrap(), second.step(&x, target.as_ref()).unwrap());
+                let (a, b) =
+                    (whole.step(&x, target.as_ref()).unwrap(), second.step(&x, target.as_ref()).unwrap());
                 assert_eq!(a, b, "{name} at step {step}");
             }
             assert_eq!(whole.take_counts(), second.take_counts(), "{name}");
@@ -109,7 +112,8 @@ fn a_checkpoint_of_another_run_is_refused() {
 #[test]
 fn export_changes_no_function() {
     for (name, config) in recipes() {
-        let config = Config { optimizer: train::config::Optimizer { ema: None, ..config.optimizer }, ..config };
+        let config =
+            Config { optimizer: train::config::Optimizer { ema: None, ..config.optimizer }, ..config };
         let mut trainer = begin(&config);
         train(&mut trainer, 0..STEPS);
         let (x, _) = batch(&config, 77);
@@ -118,7 +122,12 @@ fn export_changes_no_function() {
         let unit = trainer.to_sae(1.0, 1.0).unwrap();
         let (raw, tolerance) = (&x * read, 1e-4);
         assert_close(name, &sae.encode(&raw).unwrap(), &(unit.encode(&x).unwrap() * read), tolerance);
-        assert_close(name, &sae.reconstruct(&raw).unwrap(), &(unit.reconstruct(&x).unwrap() * written), tolerance);
+        assert_close(
+            name,
+            &sae.reconstruct(&raw).unwrap(),
+            &(unit.reconstruct(&x).unwrap() * written),
+            tolerance,
+        );
         // Against the parameters themselves, where the SAE is no more than they are.
         let p = trainer.params();
         let centred = if config.pre_encoder_bias { &x - &p.b_dec } else { x.shallow_clone() };
@@ -146,7 +155,10 @@ fn decoders_keep_what_they_are_told() {
         if config.decoder.unit_norm {
             assert_close(name, &norms, &norms.ones_like(), 1e-6);
         } else {
-            assert!((norms - config.init.decoder_norm).abs().max().double_value(&[]) > 1e-4, "{name}: free rows move");
+            assert!(
+                (norms - config.init.decoder_norm).abs().max().double_value(&[]) > 1e-4,
+                "{name}: free rows move"
+            );
         }
     }
 }
@@ -158,7 +170,8 @@ fn both_paths_take_the_same_steps() {
         let mut plain = begin(&Config { gradients: GradientPath::Plain, ..config.clone() });
         for step in 0..4 {
             let (x, target) = batch(&config, step);
-            let (a, b) = (sparse.step(&x, target.as_ref()).unwrap(), plain.step(&x, target.as_ref()).unwrap());
+            let (a, b) =
+                (sparse.step(&x, target.as_ref()).unwrap(), plain.step(&x, target.as_ref()).unwrap());
             assert!((a.loss - b.loss).abs() < 1e-4 * b.loss.abs(), "{name}: {a:?} {b:?}");
             assert!((a.l0 - b.l0).abs() < 0.1 && (a.fvu - b.fvu).abs() < 1e-3 * b.fvu, "{name}: {a:?} {b:?}");
         }
@@ -198,7 +211,10 @@ fn latents_die_after_the_tokens_they_are_given_and_are_revived_by_one() {
 
 #[test]
 fn resampling_gives_dead_latents_new_weights_and_an_empty_memory() {
-    let config = small("relu-resampled", "dead_after = 1\nresample = { every = 3, until = 3 }\nobjective.lambda = 0.0");
+    let config = small(
+        "relu-resampled",
+        "dead_after = 1\nresample = { every = 3, until = 3 }\nobjective.lambda = 0.0",
+    );
     let mut trainer = begin(&config);
     // Latents that only look one way are silent on rows that all lie the other way of `b_dec`, which the first batch decides.
     let one_way = |step: u64| normal(&[64, D_IN], step) * 0.3 + if step == 0 { 0.0 } else { 1.0 };
