@@ -54,7 +54,7 @@ struct Printed;
 
 impl Watch for Printed {
     fn progress(&mut self, progress: Progress<'_>) {
-        if progress.step % 20 == 0 {
+        if progress.step.is_multiple_of(20) {
             for stats in progress.stats {
                 println!("step {:3}: L0 {:6.1}, FVU {:.3}", stats.step, stats.l0, stats.fvu);
             }

@@ -32,7 +32,7 @@ pub enum TrainError {
         /// Its name.
         sae: String,
         /// What went wrong.
-        source: Box<TrainError>,
+        source: Box<Self>,
     },
     /// What went wrong where a run called its user.
     #[error(transparent)]

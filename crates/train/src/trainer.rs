@@ -11,7 +11,7 @@ use crate::{
     export, init,
     objective::{self, Batch, Moment},
     resample, schedule,
-    sparse::{self, Update},
+    sparse::{self, Outcome, Update},
     update,
 };
 
@@ -87,15 +87,6 @@ pub struct StepStats {
     pub dead: i64,
     /// The norm of all gradients before they were clipped, where they are.
     pub grad_norm: Option<f64>,
-}
-
-/// What either gradient path says of a step.
-struct Outcome {
-    parts: Vec<(String, f64)>,
-    squared_error: f64,
-    active: Vec<u32>,
-    grad_norm: Option<f64>,
-    smallest_active: Option<f64>,
 }
 
 impl Trainer {
@@ -206,7 +197,7 @@ impl Trainer {
     fn resample(&mut self, batch: Batch<'_>) -> Result<()> {
         let Some(resample) = self.config.resample else { return Ok(()) };
         let step = self.state.step;
-        if step == 0 || step % resample.every != 0 || step > resample.until {
+        if step == 0 || !step.is_multiple_of(resample.every) || step > resample.until {
             return Ok(());
         }
         let at = self.moment()?;
@@ -252,14 +243,7 @@ impl Trainer {
             clip: self.config.optimizer.clip,
             most_error: self.most_error(batch.x.size()[0]),
         };
-        let got = sparse::step(&self.config, &mut self.params, &mut self.adams, batch, at, &update)?;
-        let outcome = Outcome {
-            parts: got.parts,
-            squared_error: got.squared_error,
-            active: got.active,
-            grad_norm: got.grad_norm,
-            smallest_active: got.smallest_active,
-        };
+        let outcome = sparse::step(&self.config, &mut self.params, &mut self.adams, batch, at, &update)?;
         self.expect_sound(&outcome.parts, outcome.squared_error, outcome.grad_norm, batch)?;
         Ok(outcome)
     }
@@ -355,10 +339,8 @@ impl Trainer {
             active += u64::from(*rows);
         }
         if let (Objective::Topk(t), Some(smallest)) = (&self.config.objective, outcome.smallest_active) {
-            if let Some(rate) = t.threshold_lr {
-                s.threshold =
-                    Some(s.threshold.map_or(smallest, |there| (1.0 - rate) * there + rate * smallest));
-            }
+            let moved = |rate| s.threshold.map_or(smallest, |there| (1.0 - rate) * there + rate * smallest);
+            s.threshold = t.threshold_lr.map(moved);
         }
         s.l0 = active as f64 / rows as f64;
         let dead = self.last_active.iter().filter(|last| is_dead(**last, s, &self.config)).count() as i64;

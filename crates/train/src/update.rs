@@ -43,10 +43,10 @@ pub(crate) fn apply(
 
 /// Thresholds that are trained directly don't fall below 0.
 pub(crate) fn keep_thresholds(config: &Config, p: &Params) -> Result<()> {
-    if let (Objective::Jumprelu(j), Some(threshold)) = (&config.objective, &p.threshold) {
-        if j.threshold == Threshold::Direct {
-            let _ = threshold.f_detach()?.f_clamp_min_(0.0)?;
-        }
+    if let (Objective::Jumprelu(j), Some(threshold)) = (&config.objective, &p.threshold)
+        && j.threshold == Threshold::Direct
+    {
+        let _ = threshold.f_detach()?.f_clamp_min_(0.0)?;
     }
     Ok(())
 }

@@ -242,7 +242,7 @@ impl<S: Source> Run<S> {
             };
             watch.progress(Progress { step: self.step, of: self.options.steps, stats: &stats });
             let (last, stop) = (self.step == self.options.steps, watch.stop());
-            let due = |every: u64| every > 0 && (self.step % every == 0 || last);
+            let due = |every: u64| every > 0 && (self.step.is_multiple_of(every) || last);
             let measured = match due(self.options.evaluate_every) {
                 true => timed(&mut self.times.evaluate, || watch.evaluate(&self.members))?,
                 false => self.members.iter().map(|_| Vec::new()).collect(),
