@@ -1,6 +1,7 @@
 //! Harvests a toy model's activations into a folder, streams them, damages one bit, and shows what is said of it.
 //!
 //! `cargo run --release -p activations --example harvest [FOLDER]`
+#![allow(clippy::print_stdout, reason = "an example shows what it found")]
 
 use std::{fs, ops::ControlFlow, path::PathBuf};
 

@@ -78,7 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let store = Store::open(&args.out, storage())?;
     let there = gemma_scope::activations::Manifest::read(&store);
     ensure!(
-        args.resume || !there.is_ok(),
+        args.resume || there.is_err(),
         "--out {}: holds a harvest already: go on with --resume, or name a new folder",
         args.out
     );
