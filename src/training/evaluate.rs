@@ -71,13 +71,10 @@ impl<'m> Evaluation<'m> {
 pub(super) struct Watched<'w, 'm> {
     pub(super) user: &'w mut dyn Watch,
     pub(super) evaluation: Option<Evaluation<'m>>,
-    /// The last step's L0 of each SAE.
-    pub(super) l0: Vec<f64>,
 }
 
 impl Watch for Watched<'_, '_> {
     fn progress(&mut self, progress: Progress<'_>) {
-        self.l0 = progress.stats.iter().map(|stats| stats.l0).collect();
         self.user.progress(progress);
     }
 

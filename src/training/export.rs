@@ -19,7 +19,7 @@ pub struct Exported {
 }
 
 /// Writes an SAE as it stands under `saes/NAME/`: `saelens/`, and `gemma-scope/KIND/layer_L/width_W/average_l0_N/params.npz`, of which
-/// the path says what it reads, with `l0` the last step's; in sparsify's or Gemma Scope 2's format where neither can hold it.
+/// the path says what it reads, with `l0` its own on the last batch; in sparsify's or Gemma Scope 2's format where neither can hold it.
 pub(super) fn export(
     folder: &Path,
     member: &Member,

@@ -199,6 +199,9 @@ impl File {
         if self.data.shards.is_some() && (self.data.chat.is_some() || self.data.ctx.is_some()) {
             return Err("`data.chat` and `data.ctx` were settled when the shards were harvested".to_owned());
         }
+        if self.run.scale_rows == 0 {
+            return Err("`run.scale_rows` must be at least 1".to_owned());
+        }
         if self.eval.as_ref().is_some_and(|eval| eval.every == 0 || eval.rows == 0) {
             return Err("`eval.every` and `eval.rows` must be at least 1".to_owned());
         }
@@ -220,6 +223,17 @@ impl File {
         for (i, table) in self.sae.iter().enumerate() {
             let mut variants = vec![(String::new(), table.clone())];
             for (key, values) in &self.sweep {
+                // As `--set` says it: `sae.KEY` is every SAE's, `sae.0.KEY` the first's.
+                let own = key.strip_prefix("sae.").unwrap_or(key);
+                let own = match own.split_once('.') {
+                    Some((number, below)) if number.parse::<usize>().is_ok() => {
+                        if number.parse() != Ok(i) {
+                            continue;
+                        }
+                        below
+                    }
+                    _ => own,
+                };
                 let bad =
                     |what: &str| TrainingError::Set { key: format!("sweep.{key}"), what: what.to_owned() };
                 let values = values
@@ -230,7 +244,7 @@ impl File {
                 for (name, table) in &variants {
                     for value in values {
                         let mut table = table.clone();
-                        put(&mut table, key, value.clone()).map_err(|what| bad(&what))?;
+                        put(&mut table, own, value.clone()).map_err(|what| bad(&what))?;
                         let short = key.rsplit('.').next().unwrap_or(key);
                         next.push((format!("{name}-{short}={}", plain(value)), table));
                     }

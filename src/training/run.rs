@@ -97,15 +97,15 @@ impl Training<'_> {
         Run::<Box<dyn Source>>::check(&members, mixer.sites(), &options)?;
         settings::take(self.folder, &settings)?;
         settings::write(&self.folder.join(SCALES), &moments)?;
-        let mut watched = Watched { user: watch, evaluation, l0: Vec::new() };
+        let mut watched = Watched { user: watch, evaluation };
         let mut run = Run::new(self.folder, members, mixer, options)?;
         let end = run.go(&mut watched)?;
         let mut exported = Vec::new();
         if end != End::Stopped {
             let harvested = manifest.as_ref().map(|manifest| manifest.model.as_str());
             let model = harvested.or(self.model.map(|model| model.name.as_str()));
-            for (i, (member, sae)) in run.members().iter().zip(&saes).enumerate() {
-                let l0 = watched.l0.get(i).copied().unwrap_or_else(|| member.trainer.last_l0());
+            for (member, sae) in run.members().iter().zip(&saes) {
+                let l0 = run.exported_l0(member)?;
                 exported.push(export(self.folder, member, sae, model, l0)?);
             }
         }

@@ -117,6 +117,14 @@ pub(super) fn shards(
     let options = ShardsOptions { sites: Some(sites.to_vec()), epochs, ..ShardsOptions::default() };
     let shards = Shards::open(&store, &options)?;
     let manifest = shards.manifest().clone();
+    if !manifest.complete {
+        return Err(TrainingError::Set {
+            key: "data.shards".to_owned(),
+            what: format!(
+                "{place} is half a harvest: end it with `harvest --resume`, or with fewer `--rows`"
+            ),
+        });
+    }
     Ok((shards, manifest))
 }
 

@@ -3,7 +3,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use gemma_scope::{
     load::LoadedModel,
     tch,
@@ -26,15 +26,15 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  gemma-scope train my.toml\n  gemma-scope train my.toml --out runs/b --set sae.d_sae=4096 --sweep objective.lambda=5e-4,1e-3,2e-3\n  \
-    gemma-scope train my.toml --resume runs/my          # goes on after a stop or a kill, to the same weights\n  \
+    gemma-scope train --resume runs/my                  # goes on after a stop or a kill, to the same weights\n  \
     gemma-scope train --recipes                         # what the papers used, as TOML\n\nA configuration:\n  \
     [data]\n  text = [\"corpus.txt\"]          # or: shards = \"harvested/\"\n\n  [run]\n  tokens = 10_000_000\n\n  \
     [[sae]]\n  hook = \"blocks.3.hook_resid_post\"\n  d_sae = 2048\n  recipe = \"gemma-scope\"\n  objective.lambda = 1e-3\n  # a short run needs a higher rate and a wider kernel than a million steps\n  \
     optimizer.lr = 1e-3\n  objective.bandwidth = 0.03\n  objective.initial_threshold = 0.03"
 )]
 pub(crate) struct Args {
-    /// The configuration.
-    #[arg(value_name = "CONFIG.toml", required_unless_present = "recipes")]
+    /// The configuration; with `--resume` the run's own unless it is said.
+    #[arg(value_name = "CONFIG.toml", required_unless_present_any = ["recipes", "resume"])]
     config: Option<PathBuf>,
     /// The folder of the run: `runs/` and the configuration's name unless it is said.
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
@@ -71,7 +71,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let all: Vec<String> = recipe::all().map(|(name, text)| format!("## {name}\n\n{text}")).collect();
         return say(&all.join("\n"));
     }
-    let config = args.config.as_deref().context("a configuration is missing")?;
+    let of_the_run = args.resume.as_ref().map(|folder| folder.join("config.toml"));
+    let config = args.config.as_ref().or(of_the_run.as_ref()).context("a configuration is missing")?;
     let file = File::read(config, &args.set, &args.sweep)?;
     let default = || Path::new("runs").join(config.file_stem().unwrap_or_default());
     let folder = args.resume.clone().or_else(|| args.out.clone()).unwrap_or_else(default);
@@ -91,6 +92,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
+        note("stopping after the next step; again to stop at once");
     })
     .context("the handler of Ctrl-C")?;
     let training = Training {
@@ -101,6 +103,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         storage: &storage(),
         resume: args.resume.is_some(),
     };
+    let rows = file.run.buffer.min(file.steps() * file.run.batch as u64);
+    note(&format!(
+        "measuring scales and filling the buffer with {rows} rows (`run.buffer`) before the first step"
+    ));
     let mut shown = Shown { bar: None };
     let outcome = training.go(&mut shown);
     shown.finish();
@@ -108,9 +114,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     note(&times(outcome.times));
     let place = folder.display();
     if outcome.end == End::Stopped {
-        let steps = outcome.steps;
-        note(&format!("stopped after step {steps}: go on with `train {place}/config.toml --resume {place}`"));
-        return Ok(());
+        bail!("stopped after step {}: go on with `gemma-scope train --resume {place}`", outcome.steps);
     }
     let mut text = format!("{place}: {} steps, metrics in metrics.jsonl\n", outcome.steps);
     for Exported { name, folders, refused } in &outcome.saes {

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::command::{expect_refusal, finish, gemma_scope, refuse, run};
+use crate::command::{Run, expect_refusal, finish, gemma_scope, refuse, run};
 
 /// Two paragraphs and more of plain text, different in every line.
 fn text(path: &Path, from: usize) {
@@ -61,6 +61,17 @@ fn resume(config: &Path, out: &Path) -> Command {
     command
 }
 
+/// One sentence, behind the remark that work begins.
+#[track_caller]
+fn expect_stop(mut run: Run, parts: &[&str]) {
+    if let Some((first, rest)) = run.stderr.split_once('\n')
+        && first.starts_with("measuring scales")
+    {
+        run.stderr = rest.to_owned();
+    }
+    expect_refusal(&run, parts);
+}
+
 #[track_caller]
 fn succeed(command: Command) -> String {
     let run = finish(command);
@@ -84,6 +95,14 @@ fn exported(out: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     }
     files.sort();
     files
+}
+
+/// Waits until a run has a checkpoint.
+fn wait_for_a_checkpoint(out: &Path, child: &mut Child) {
+    while !out.join("checkpoints/step-000000000003").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended too soon");
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 fn metrics(out: &Path) -> Vec<Value> {
@@ -183,6 +202,55 @@ fn killed_again_and_again_it_ends_with_the_same_weights() {
 }
 
 #[test]
+fn interrupted_it_stops_after_a_step_and_its_folder_is_enough_to_go_on() {
+    let (folder, config) = prepare();
+    let whole = folder.path().join("whole");
+    succeed(train(&config, &whole, &["--set", "run.checkpoint_every=1000"]));
+    let out = folder.path().join("stopped");
+    let mut command = train(&config, &out, &["--set", "run.checkpoint_every=1000"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    while !out.join("metrics.jsonl").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended too soon");
+        thread::sleep(Duration::from_millis(2));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("again to stop at once") && said.contains("error: stopped after step "), "{said}");
+    let mut command = gemma_scope();
+    command.args(["train", "--threads", "1", "--resume"]).arg(&out);
+    succeed(command);
+    assert_eq!(exported(&whole), exported(&out));
+}
+
+#[test]
+fn a_folder_that_vanishes_and_a_damaged_checkpoint_are_reported() {
+    let (folder, config) = prepare();
+    let out = folder.path().join("run");
+    let more = ["--set", "run.steps=100000", "--set", "run.log_every=1"];
+    let mut child = train(&config, &out, &more).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_a_checkpoint(&out, &mut child);
+    fs::rename(&out, folder.path().join("elsewhere")).unwrap();
+    let said = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    assert!(said.contains("error: ") && said.contains("run/"), "{said}");
+
+    // One bit of a trainer's file, in the run that was moved.
+    let moved = folder.path().join("elsewhere");
+    let last = moved.join("checkpoints").read_dir().unwrap().map(|e| e.unwrap().path()).max().unwrap();
+    let file = last.join("jump.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 64;
+    fs::write(&file, bytes).unwrap();
+    let mut command = gemma_scope();
+    command.args(["train", "--threads", "1", "--resume"]).arg(&moved);
+    let refused = finish(command);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("jump.safetensors: is damaged"), "{}", refused.stderr);
+}
+
+#[test]
 fn harvested_activations_train_as_live_ones() {
     let (folder, config) = prepare();
     let corpus = folder.path().join("corpus.txt").display().to_string();
@@ -211,14 +279,25 @@ fn harvested_activations_train_as_live_ones() {
     succeed(train(&config, &stored, &[&more[..], &["--set", &shards]].concat()));
     assert_eq!(exported(&live), exported(&stored));
 
+    // A harvest that was not ended.
+    let manifest = Path::new(&acts).join("manifest.json");
+    let whole = fs::read_to_string(&manifest).unwrap();
+    let mut half: Value = serde_json::from_str(&whole).unwrap();
+    half["complete"] = false.into();
+    fs::write(&manifest, half.to_string()).unwrap();
+    let again = folder.path().join("again");
+    let refused = || finish(train(&config, &again, &[&more[..], &["--set", &shards]].concat()));
+    expect_stop(refused(), &["half a harvest", "harvest --resume"]);
+    fs::write(&manifest, whole).unwrap();
+
     // One bit of one shard.
     let shard = glob::glob(&format!("{acts}/blocks.3.hook_resid_post/*")).unwrap().nth(1).unwrap().unwrap();
     let mut bytes = fs::read(&shard).unwrap();
     bytes[12345] ^= 4;
     fs::write(&shard, bytes).unwrap();
-    let again = folder.path().join("again");
     let name = shard.file_name().unwrap().to_string_lossy().into_owned();
-    expect_refusal(&finish(train(&config, &again, &[&more[..], &["--set", &shards]].concat())), &[&name]);
+    let refused = refused();
+    assert!(refused.code == 1 && refused.stderr.contains(&name), "{}", refused.stderr);
 }
 
 #[test]
@@ -239,6 +318,16 @@ fn a_sweep_trains_every_combination_from_one_stream() {
         files.iter().filter(|(p, _)| p.ends_with("sae_weights.safetensors")).map(|(_, b)| b).collect();
     assert_eq!(weights.len(), 8);
     assert!((1..8).all(|i| !weights[..i].contains(&weights[i])), "no two are the same");
+
+    let out = folder.path().join("one");
+    let said = succeed(train(
+        &config,
+        &out,
+        &["--set", "run.steps=2", "--sweep", "sae.0.objective.lambda=1e-3,1e-2"],
+    ));
+    for sae in ["jump-lambda=0.001", "jump-lambda=0.01", "top"] {
+        assert!(said.contains(&format!("{sae}: ")), "{said}");
+    }
 }
 
 #[test]
@@ -246,7 +335,7 @@ fn what_can_not_be_is_refused_and_loses_nothing() {
     let (folder, config) = prepare();
     let out = folder.path().join("run");
     let no = |more: &[&str], parts: &[&str]| {
-        expect_refusal(&finish(train(&config, &out, more)), parts);
+        expect_stop(finish(train(&config, &out, more)), parts);
         assert!(!out.join("metrics.jsonl").exists(), "nothing was trained");
     };
     no(&["--set", "run.stepz=3"], &["two.toml", "stepz"]);
@@ -267,7 +356,10 @@ fn what_can_not_be_is_refused_and_loses_nothing() {
     no(&["--set", "eval.text='gone.txt'"], &["gone.txt"]);
     no(&["--sweep", "objective.lambda="], &["sweep.objective.lambda"]);
     refuse(&["train", "gone.toml"], &["gone.toml"]);
-    refuse(&["train", &config.display().to_string(), "--resume", "gone"], &["gone", "no run"]);
+    let mut gone = gemma_scope();
+    gone.arg("train").arg(&config).args(["--resume", "gone"]);
+    expect_stop(finish(gone), &["gone", "no run"]);
+    refuse(&["train", "--resume", "gone"], &["gone/config.toml"]);
     let broken = folder.path().join("broken.toml");
     fs::write(&broken, "[run]\nsteps = \n").unwrap();
     refuse(&["train", &broken.display().to_string()], &["broken.toml", "line 2"]);
@@ -283,6 +375,6 @@ fn what_can_not_be_is_refused_and_loses_nothing() {
     );
     assert!(out.join("saes/top/saelens/cfg.json").is_file() && out.join("checkpoints").is_dir());
     // The folder is taken, by a run with other settings.
-    expect_refusal(&finish(train(&config, &out, &[])), &["--resume"]);
-    expect_refusal(&finish(resume(&config, &out)), &["another", "epochs"]);
+    expect_stop(finish(train(&config, &out, &[])), &["--resume"]);
+    expect_stop(finish(resume(&config, &out)), &["another", "epochs"]);
 }

@@ -243,7 +243,7 @@ fn not_negative(key: &str, value: f64) -> Result<()> {
     if value.is_finite() && value >= 0.0 {
         Ok(())
     } else {
-        bad(key, &format!("must not be negative, but is {value}"))
+        bad(key, &format!("must be a number that is not negative, but is {value}"))
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
 
 use activations::MixerState;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tch_ext::{TensorError, write_atomically};
 
 use super::Member;
@@ -27,7 +28,15 @@ struct About {
     format: u32,
     step: u64,
     stream: MixerState,
-    saes: Vec<String>,
+    saes: Vec<Saved>,
+}
+
+/// A trainer's file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    name: String,
+    sha256: String,
 }
 
 const FORMAT: u32 = 1;
@@ -48,10 +57,12 @@ impl Checkpoints {
         }
         self.sweep()?;
         fs::create_dir_all(&partial).map_err(|e| TensorError::io(&partial, e))?;
+        let mut saes = Vec::with_capacity(members.len());
         for member in members {
-            member.trainer.save(&partial.join(format!("{}.safetensors", member.name)))?;
+            let path = partial.join(format!("{}.safetensors", member.name));
+            member.trainer.save(&path)?;
+            saes.push(Saved { name: member.name.clone(), sha256: sha256(&path)? });
         }
-        let saes = members.iter().map(|m| m.name.clone()).collect();
         let about = About { format: FORMAT, step, stream: stream.clone(), saes };
         write_atomically(&partial.join("run.json"), |out| {
             serde_json::to_writer(out, &about).map_err(|e| TensorError::io(&partial, e.into()))
@@ -93,15 +104,22 @@ impl Checkpoints {
             return Err(problem(format!("has the format {}, and {FORMAT} is read here", about.format)));
         }
         let names: Vec<&str> = members.iter().map(|m| m.name.as_str()).collect();
-        if about.saes != names {
+        let saved: Vec<&str> = about.saes.iter().map(|saved| saved.name.as_str()).collect();
+        if saved != names {
             return Err(problem(format!(
                 "is of the SAEs {}, and not {}",
-                about.saes.join(", "),
+                saved.join(", "),
                 names.join(", ")
             )));
         }
-        for member in members {
+        for (member, saved) in members.iter_mut().zip(&about.saes) {
             let path = last.join(format!("{}.safetensors", member.name));
+            if sha256(&path)? != saved.sha256 {
+                return Err(TrainError::Checkpoint {
+                    path,
+                    problem: "is damaged: its checksum is another".to_owned(),
+                });
+            }
             member.trainer.restore(&path)?;
             if member.trainer.step_count() != about.step {
                 return Err(TrainError::Checkpoint {
@@ -135,6 +153,14 @@ impl Checkpoints {
         paths.sort();
         Ok(paths)
     }
+}
+
+/// The checksum of a file.
+fn sha256(path: &Path) -> Result<String> {
+    let mut sum = Sha256::new();
+    let mut file = File::open(path).map_err(|e| TensorError::io(path, e))?;
+    io::copy(&mut file, &mut sum).map_err(|e| TensorError::io(path, e))?;
+    Ok(format!("{:x}", sum.finalize()))
 }
 
 /// Waits until a folder's files are on the disk.

@@ -162,6 +162,8 @@ impl Metrics {
     }
 
     pub(super) fn write(&mut self, line: &Line<'_>) -> Result<()> {
+        // What is written to a file that was removed is lost without an error.
+        fs::metadata(&self.path).map_err(|e| TensorError::io(&self.path, e))?;
         let mut object = Map::new();
         object.insert("step".to_owned(), line.stats.step.into());
         object.insert("sae".to_owned(), line.sae.into());

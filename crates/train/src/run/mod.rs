@@ -10,7 +10,7 @@ use std::{
 };
 
 use activations::{Mixer, Rows, Site, Source};
-use sae_core::Sae;
+use sae_core::{Sae, SparseAutoencoder as _};
 use tch::{Device, Kind, Tensor};
 
 use crate::{Result, StepStats, TrainError, Trainer};
@@ -159,6 +159,8 @@ pub struct Run<S> {
     step: u64,
     folder: PathBuf,
     times: Times,
+    /// The last batch.
+    last: Option<Rows>,
     /// Whether a step failed half-way: some SAEs may have taken it.
     failed: bool,
 }
@@ -178,6 +180,7 @@ impl<S: Source> Run<S> {
             step: 0,
             folder: folder.to_owned(),
             times: Times::default(),
+            last: None,
             failed: false,
         };
         if let Some((step, stream)) = Checkpoints::new(folder).restore(&mut run.members)? {
@@ -204,6 +207,20 @@ impl<S: Source> Run<S> {
     /// The SAEs.
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// Mean number of active latents a token of an SAE as it is exported, on the last batch: BatchTopK's is by its threshold. Without a
+    /// batch in this process, that of the last step.
+    ///
+    /// # Errors
+    /// [`Trainer::to_sae`]'s.
+    pub fn exported_l0(&self, member: &Member) -> Result<f64> {
+        let Some(x) = self.last.as_ref().and_then(|rows| rows.at.get(member.read)) else {
+            return Ok(member.trainer.last_l0());
+        };
+        let x = x.f_to_device(member.trainer.params().w_enc.device())?.f_to_kind(Kind::Float)?;
+        let features = member.to_sae()?.encode(&x)?;
+        Ok(features.f_gt(0.0)?.f_sum(Kind::Int64)?.f_int64_value(&[])? as f64 / x.size()[0] as f64)
     }
 
     /// Where the time went.
@@ -286,6 +303,8 @@ impl<S: Source> Run<S> {
             let taken = member.trainer.step(&x, target.as_ref());
             stats.push(taken.map_err(|e| TrainError::In { sae: member.name.clone(), source: Box::new(e) })?);
         }
+        drop(scaled);
+        self.last = Some(batch);
         self.times.steps += start.elapsed().as_secs_f64();
         self.step += 1;
         Ok(Some(stats))
