@@ -87,7 +87,7 @@ def main():
             place = ["--resume", str(killed)] if (killed / "settings.json").exists() else ["--out", str(killed)]
             run = subprocess.Popen([*train, *place], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             # Late enough, on average, that the run gets on between two kills.
-            time.sleep(chance.uniform(0.0, 2.5 * seconds / options.kills + 1.0))
+            time.sleep(chance.uniform(0.0, 2.5 * seconds / options.kills + 2.5))
             if run.poll() is not None:
                 if run.returncode != 0:
                     sys.exit(f"a resumed run failed: {run.stderr.read().decode()}")
