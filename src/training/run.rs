@@ -104,9 +104,8 @@ impl Training<'_> {
         if end != End::Stopped {
             let harvested = manifest.as_ref().map(|manifest| manifest.model.as_str());
             let model = harvested.or(self.model.map(|model| model.name.as_str()));
-            for (member, sae) in run.members().iter().zip(&saes) {
-                let l0 = run.exported_l0(member)?;
-                exported.push(export(self.folder, member, sae, model, l0)?);
+            for ((member, sae), l0) in run.members().iter().zip(&saes).zip(run.exported_l0()) {
+                exported.push(export(self.folder, member, sae, model, *l0)?);
             }
         }
         Ok(Outcome { end, steps: run.step_count(), times: run.times(), saes: exported })

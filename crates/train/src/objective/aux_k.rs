@@ -40,7 +40,7 @@ pub(super) fn aux_k(
             loss.f_div(&whole.f_masked_fill(&nothing, 1.0)?)?.f_masked_fill(&nothing, 0.0)?
         }
         AuxForm::Scaled => loss.f_mul_scalar((at.n_dead as f64 / k as f64).min(1.0))?,
-        AuxForm::Mean => loss.f_div_scalar(config.d_out.unwrap_or(config.d_in))?,
+        AuxForm::Mean => loss.f_div_scalar(config.d_out())?,
     };
     Ok(loss.f_mul_scalar(aux.coefficient)?)
 }

@@ -91,7 +91,7 @@ pub fn loss(config: &Config, p: &Params, batch: Batch<'_>, at: &Moment) -> Resul
         return Err(TrainError::Config("the batch has no rows".to_owned()));
     }
     expect_shape("activations", batch.x, &[("rows", rows), ("d_in", config.d_in)])?;
-    let d_out = config.d_out.unwrap_or(config.d_in);
+    let d_out = config.d_out();
     expect_shape("targets", batch.target, &[("rows", rows), ("d_out", d_out)])?;
     match &config.objective {
         Objective::Jumprelu(o) => jumprelu::loss(config, o, p, batch, at),

@@ -30,7 +30,7 @@ pub(super) fn loss(config: &Config, o: &TopK, p: &Params, batch: Batch<'_>, at: 
         let error = squared_error(recon, batch.target)?;
         match o.reconstruction {
             ReconstructionLoss::Sum => Ok(error),
-            ReconstructionLoss::Mean => Ok(error.f_div_scalar(config.d_out.unwrap_or(config.d_in))?),
+            ReconstructionLoss::Mean => Ok(error.f_div_scalar(config.d_out())?),
             ReconstructionLoss::Normalized => Ok(error.f_div_scalar(at.variance)?),
         }
     })?;

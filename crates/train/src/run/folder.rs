@@ -29,6 +29,8 @@ struct About {
     step: u64,
     stream: MixerState,
     saes: Vec<Saved>,
+    /// Of the last checkpoint, the exported SAEs' L0.
+    l0: Vec<f64>,
 }
 
 /// A trainer's file.
@@ -38,6 +40,9 @@ struct Saved {
     name: String,
     sha256: String,
 }
+
+/// The step, the stream's place, and the exported SAEs' L0.
+type Restored = (u64, MixerState, Vec<f64>);
 
 const FORMAT: u32 = 1;
 
@@ -49,7 +54,7 @@ impl Checkpoints {
         Self { root: run.join("checkpoints") }
     }
 
-    pub(super) fn save(&self, step: u64, stream: &MixerState, members: &[Member]) -> Result<()> {
+    pub(super) fn save(&self, step: u64, stream: &MixerState, members: &[Member], l0: &[f64]) -> Result<()> {
         let last = self.root.join(format!("step-{step:012}"));
         let partial = self.root.join(format!("{PARTIAL}step-{step:012}"));
         if last.is_dir() {
@@ -63,7 +68,7 @@ impl Checkpoints {
             member.trainer.save(&path)?;
             saes.push(Saved { name: member.name.clone(), sha256: sha256(&path)? });
         }
-        let about = About { format: FORMAT, step, stream: stream.clone(), saes };
+        let about = About { format: FORMAT, step, stream: stream.clone(), saes, l0: l0.to_vec() };
         write_atomically(&partial.join("run.json"), |out| {
             serde_json::to_writer(out, &about).map_err(|e| TensorError::io(&partial, e.into()))
         })?;
@@ -80,8 +85,8 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Takes up the last checkpoint: its step and the stream's place.
-    pub(super) fn restore(&self, members: &mut [Member]) -> Result<Option<(u64, MixerState)>> {
+    /// Takes up the last checkpoint.
+    pub(super) fn restore(&self, members: &mut [Member]) -> Result<Option<Restored>> {
         let mut all = self.steps()?;
         let Some(last) = all.pop() else { return Ok(None) };
         let restored = Self::restore_from(&last, members);
@@ -95,7 +100,7 @@ impl Checkpoints {
         })
     }
 
-    fn restore_from(last: &Path, members: &mut [Member]) -> Result<(u64, MixerState)> {
+    fn restore_from(last: &Path, members: &mut [Member]) -> Result<Restored> {
         let path = last.join("run.json");
         let problem = |problem: String| TrainError::Checkpoint { path: path.clone(), problem };
         let text = fs::read(&path).map_err(|e| TensorError::io(&path, e))?;
@@ -128,7 +133,7 @@ impl Checkpoints {
                 });
             }
         }
-        Ok((about.step, about.stream))
+        Ok((about.step, about.stream, about.l0))
     }
 
     /// The folders of whole checkpoints, by step.

@@ -6,7 +6,7 @@ mod metrics;
 
 use std::{
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use activations::{Mixer, Rows, Site, Source};
@@ -161,6 +161,8 @@ pub struct Run<S> {
     times: Times,
     /// The last batch.
     last: Option<Rows>,
+    /// The exported SAEs' L0 on the last batch, once the run has ended; its checkpoint holds them, so that a resumed export is the same.
+    l0: Vec<f64>,
     /// Whether a step failed half-way: some SAEs may have taken it.
     failed: bool,
 }
@@ -181,11 +183,12 @@ impl<S: Source> Run<S> {
             folder: folder.to_owned(),
             times: Times::default(),
             last: None,
+            l0: Vec::new(),
             failed: false,
         };
-        if let Some((step, stream)) = Checkpoints::new(folder).restore(&mut run.members)? {
+        if let Some((step, stream, l0)) = Checkpoints::new(folder).restore(&mut run.members)? {
             run.mixer.restore(&stream)?;
-            run.step = step;
+            (run.step, run.l0) = (step, l0);
         }
         Ok(run)
     }
@@ -209,12 +212,13 @@ impl<S: Source> Run<S> {
         &self.members
     }
 
-    /// Mean number of active latents a token of an SAE as it is exported, on the last batch: BatchTopK's is by its threshold. Without a
-    /// batch in this process, that of the last step.
-    ///
-    /// # Errors
-    /// [`Trainer::to_sae`]'s.
-    pub fn exported_l0(&self, member: &Member) -> Result<f64> {
+    /// Mean number of active latents a token of each SAE as it is exported, on the last batch: BatchTopK's is by its threshold. Empty
+    /// before the run has ended.
+    pub fn exported_l0(&self) -> &[f64] {
+        &self.l0
+    }
+
+    fn measure_l0(&self, member: &Member) -> Result<f64> {
         let Some(x) = self.last.as_ref().and_then(|rows| rows.at.get(member.read)) else {
             return Ok(member.trainer.last_l0());
         };
@@ -248,8 +252,9 @@ impl<S: Source> Run<S> {
             let stats = match self.take_step() {
                 Ok(Some(stats)) => stats,
                 Ok(None) => {
+                    self.l0 = self.members.iter().map(|m| self.measure_l0(m)).collect::<Result<_>>()?;
                     let (members, state, step) = (&self.members, self.mixer.state(), self.step);
-                    timed(&mut self.times.files, || checkpoints.save(step, &state, members))?;
+                    timed(&mut self.times.files, || checkpoints.save(step, &state, members, &self.l0))?;
                     return Ok(End::NoData);
                 }
                 Err(error) => {
@@ -276,9 +281,12 @@ impl<S: Source> Run<S> {
                 }
                 self.times.files += start.elapsed().as_secs_f64();
             }
+            if last {
+                self.l0 = self.members.iter().map(|m| self.measure_l0(m)).collect::<Result<_>>()?;
+            }
             if due(self.options.checkpoint_every) || stop {
                 let (members, state, step) = (&self.members, self.mixer.state(), self.step);
-                timed(&mut self.times.files, || checkpoints.save(step, &state, members))?;
+                timed(&mut self.times.files, || checkpoints.save(step, &state, members, &self.l0))?;
             }
             if stop && !last {
                 return Ok(End::Stopped);
@@ -378,14 +386,4 @@ fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {
     let done = work();
     *seconds += start.elapsed().as_secs_f64();
     done
-}
-
-/// Seconds as a short text, `1 h 02 min`.
-pub fn span_text(span: Duration) -> String {
-    let s = span.as_secs();
-    match (s / 3600, s / 60 % 60, s % 60) {
-        (0, 0, s) => format!("{s} s"),
-        (0, m, s) => format!("{m} min {s:02} s"),
-        (h, m, _) => format!("{h} h {m:02} min"),
-    }
 }
